@@ -10,7 +10,7 @@ import numpy as np
 from astropy import units as u
 from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import parse_unit, plain_image, require_linear, unit_of
+from permil.arrays import Float32Array, Int32Array, parse_unit, plain_image, require_linear, unit_of
 from permil.camera import load_camera
 from permil.errors import FlatError, InputError
 from permil.products import (
@@ -49,7 +49,7 @@ def apply_flat(
     flat: ArrayLike,
     flat_variance: ArrayLike,
     flat_mask: ArrayLike | None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+) -> tuple[Float32Array, Float32Array, Int32Array]:
     """Divide an image by a flat and carry the errors of both.
 
     Parameters

@@ -27,14 +27,12 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.flat.joint.covariance import FlatCovariance, PlaneResponses
 from permil.flat.joint.gain_steps import board_results
 from permil.flat.joint.gains import COMMON_COEFFICIENT, OWN_COEFFICIENT, TIME_FUNCTIONS, UNKNOWN_COEFFICIENT
 from permil.flat.joint.photodiode import Drift, Effect, PhotodiodeModel, process_correlation
-
-FloatArray = NDArray[np.float64]
 
 _EXTENSIONS = ("READING_PLANES", "MOVE_PLANES", "BOARD_PLANES", "PHOTODIODE")
 _BY_TURNS = 0.9
@@ -71,15 +69,15 @@ class SharedTerms:
     time: FloatArray
     x_mm: FloatArray
     y_mm: FloatArray
-    epoch: NDArray[np.int64]
-    move: NDArray[np.int64]
+    epoch: IntArray
+    move: IntArray
     photodiode: PhotodiodeModel
     position_error_mm: float
     boards: tuple[str, ...]
     coefficient_deviation: float
     board_time_rms: float
     responses: PlaneResponses
-    board_levels: NDArray[np.bool_]
+    board_levels: BoolArray
     board_temperature: FloatArray
     board_coefficient: FloatArray
 
@@ -118,7 +116,7 @@ class SharedTerms:
             ),
         )
 
-    def of_planes(self, rows: NDArray[np.int64]) -> SharedTerms:
+    def of_planes(self, rows: IntArray) -> SharedTerms:
         """Return the same for some of the planes."""
         responses = PlaneResponses(
             *(part[rows] for part in (self.responses.readings, self.responses.moves, self.responses.boards))

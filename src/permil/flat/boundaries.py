@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.arrays import plain_array, plain_flags, plain_image
+from permil.arrays import BoolArray, Float32Array, FloatArray, plain_array, plain_flags, plain_image
 from permil.errors import FlatError
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ class BoundarySteps:
         Amplifier indices of each border.
     """
 
-    factor: NDArray[np.float64]
-    factor_error: NDArray[np.float64]
-    step: NDArray[np.float64]
-    step_error: NDArray[np.float64]
+    factor: FloatArray
+    factor_error: FloatArray
+    step: FloatArray
+    step_error: FloatArray
     pairs: tuple[tuple[int, int], ...]
 
 
-def fit_boundary_steps(response: NDArray[np.floating], good: NDArray[np.bool_], detector: Detector) -> BoundarySteps:
+def fit_boundary_steps(response: NDArray[np.floating], good: BoolArray, detector: Detector) -> BoundarySteps:
     """Fit one factor per amplifier to the steps at all borders of a detector.
 
     Parameters
@@ -87,16 +87,14 @@ def fit_boundary_steps(response: NDArray[np.floating], good: NDArray[np.bool_], 
     return BoundarySteps(factor, factor_error, step, step_error, tuple(pairs))
 
 
-def amplifier_factors(detector: Detector, factor: NDArray[np.float64]) -> NDArray[np.float32]:
+def amplifier_factors(detector: Detector, factor: FloatArray) -> Float32Array:
     """Return an image of the detector's shape with ``exp(factor)`` of each amplifier (1 where the factor is not known)."""
     factor = plain_array(factor, name="factor", shape=(len(detector.amplifiers),))
     known = np.where(np.isfinite(factor), factor, 0.0)
     return np.exp(known)[detector.amplifier_map()].astype(np.float32)
 
 
-def _borders(
-    detector: Detector, image: NDArray[np.float64], width: int
-) -> list[tuple[int, int, NDArray[np.float64], NDArray[np.float64]]]:
+def _borders(detector: Detector, image: FloatArray, width: int) -> list[tuple[int, int, FloatArray, FloatArray]]:
     """Return amplifier pairs with the strips on either side; the border is after the last column of the first strip."""
     found = []
     for first, low in enumerate(detector.amplifiers):
@@ -114,7 +112,7 @@ def _borders(
     return found
 
 
-def _step(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float, float]:
+def _step(before: FloatArray, after: FloatArray) -> tuple[float, float]:
     """Return the step at a border and its error from blocks along the border."""
     steps = _at_border(after) - _at_border(before[:, ::-1])
     values = steps[np.isfinite(steps)]
@@ -125,7 +123,7 @@ def _step(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[floa
     return float(np.median(values)), float(1.2533 * max(spread, 1e-9) / np.sqrt(values.size))
 
 
-def _at_border(strip: NDArray[np.float64]) -> NDArray[np.float64]:
+def _at_border(strip: FloatArray) -> FloatArray:
     """Return a strip extrapolated to the border before its first column, for each block along it; NaN where too few pixels are good."""
     size = strip.shape[1] // _BINS
     lengths = np.full(_BLOCKS, len(strip) // _BLOCKS)
@@ -152,9 +150,7 @@ def _at_border(strip: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.where(known >= 2, level - slope * centre, np.nan)
 
 
-def _factors(
-    count: int, pairs: list[tuple[int, int]], step: NDArray[np.float64], error: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _factors(count: int, pairs: list[tuple[int, int]], step: FloatArray, error: FloatArray) -> tuple[FloatArray, FloatArray]:
     design = np.zeros((len(pairs), count))
     for row, (first, second) in enumerate(pairs):
         design[row, first], design[row, second] = -1.0, 1.0

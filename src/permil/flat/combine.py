@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtri
 
 from permil._kernels import flat as kernels
-from permil.arrays import median
+from permil.arrays import Float32Array, FloatArray, Int32Array, median
 from permil.camera import Detector
 from permil.engine import threaded_map
 from permil.errors import FlatError
@@ -30,24 +30,22 @@ from permil.isr.open_exposure import RowSample, Strip, strips_of
 from permil.isr.reduce import DetectorImage
 from permil.products import MaskPlane
 
-FloatImage = NDArray[np.float32]
-
 _MEDIAN_VARIANCE = 0.3
 """Variance of the median of five over that of one."""
 
 
 def flag_outliers(
-    image: FloatImage,
+    image: Float32Array,
     mask: NDArray[np.int16],
     *,
     detector: Detector,
-    noise_variance: NDArray[np.float64],
-    beam: FloatImage,
+    noise_variance: FloatArray,
+    beam: Float32Array,
     scale: float,
-    reference: FloatImage,
+    reference: Float32Array,
     threshold: float,
     first_row: int = 0,
-) -> tuple[FloatImage, int]:
+) -> tuple[Float32Array, int]:
     """Flag, in the mask of a single exposure, what is off the signal that is expected.
 
     Parameters
@@ -200,8 +198,8 @@ class PointingCombination:
     """
 
     shape: tuple[int, int]
-    _first: NDArray[np.float32] = field(init=False, repr=False)
-    _sums: NDArray[np.float32] = field(init=False, repr=False)
+    _first: Float32Array = field(init=False, repr=False)
+    _sums: Float32Array = field(init=False, repr=False)
     _count: NDArray[np.int16] = field(init=False, repr=False)
     _all_planes: NDArray[np.int16] = field(init=False, repr=False)
     _any_planes: NDArray[np.int16] = field(init=False, repr=False)
@@ -238,7 +236,7 @@ class PointingCombination:
             self._any_planes[rows],
         )
 
-    def result(self, *, common_variance: FloatImage | None = None) -> CombinedFlat:
+    def result(self, *, common_variance: Float32Array | None = None) -> CombinedFlat:
         """Return the combined response.
 
         Parameters
@@ -287,7 +285,7 @@ class PointingCombination:
             count=self._count.copy(),
         )
 
-    def _mask(self, rows: slice, response: FloatImage, scatter: FloatImage, level: float) -> NDArray[np.int32]:
+    def _mask(self, rows: slice, response: Float32Array, scatter: Float32Array, level: float) -> Int32Array:
         """Return the mask of some rows."""
         count = self._count[rows]
         covered = count > 0
@@ -317,15 +315,15 @@ class CombinedFlat:
         E(scatter^2) = sum(w v) / sum(w) - sum(w^2 v) / sum(w)^2
     """
 
-    response: FloatImage
-    variance: FloatImage
-    mask: NDArray[np.int32]
-    scatter: FloatImage
-    predicted_scatter: FloatImage
+    response: Float32Array
+    variance: Float32Array
+    mask: Int32Array
+    scatter: Float32Array
+    predicted_scatter: Float32Array
     count: NDArray[np.int16]
 
 
-def _chi_square_limits(most: int) -> NDArray[np.float32]:
+def _chi_square_limits(most: int) -> Float32Array:
     """Return the chi-square between n pointings that chance exceeds once in `CHANCE`, for n from 0 to ``most``."""
     freedom = np.arange(most + 1) - 1
     limits = np.full(most + 1, np.inf)
@@ -349,7 +347,7 @@ class LightLattice:
         Rows and columns of the detector.
     """
 
-    nodes: FloatImage
+    nodes: Float32Array
     shape: tuple[int, int]
 
     @staticmethod
@@ -357,7 +355,7 @@ class LightLattice:
         """Return rows and columns of nodes that a detector of some shape needs: one cell beyond it on all sides."""
         return -(-shape[0] // CELL) + 3, -(-shape[1] // CELL) + 3
 
-    def on_pixels(self, rows: slice, columns: slice) -> FloatImage:
+    def on_pixels(self, rows: slice, columns: slice) -> Float32Array:
         """Return the light on rows and columns; NaN where a node nearby has none."""
         chosen = range(self.shape[0])[rows]
         image = np.empty((len(chosen), self.shape[1]), dtype=np.float32)
@@ -376,7 +374,7 @@ class ReadableExposure(Protocol):
         """The detector."""
 
     @property
-    def noise_variance(self) -> NDArray[np.float64]:
+    def noise_variance(self) -> FloatArray:
         """Variance that does not depend on the signal, per amplifier, electrons^2."""
 
     @property
@@ -387,7 +385,7 @@ class ReadableExposure(Protocol):
     def sample(self) -> DetectorImage:
         """Some rows of it."""
 
-    def read(self, strip: Strip) -> tuple[FloatImage, NDArray[np.int16]]:
+    def read(self, strip: Strip) -> tuple[Float32Array, NDArray[np.int16]]:
         """Return image and mask of the rows of a strip; they may be changed, and are overwritten by the next ones."""
 
 
@@ -417,10 +415,10 @@ class LitExposure:
         pointing: Pointing,
         exposure: ReadableExposure,
         sampled: RowSample,
-        light: Callable[[slice, slice], FloatImage],
+        light: Callable[[slice, slice], Float32Array],
         *,
         scale: float,
-        reference: FloatImage,
+        reference: Float32Array,
         threshold: float,
     ) -> None:
         self.pointing = pointing
@@ -482,7 +480,7 @@ class LitExposure:
             found.append(LitRows(run, self._lit(signal, variance, planes, beam)))
         return found, rejected
 
-    def _lit(self, signal: FloatImage, variance: FloatImage, mask: NDArray[np.int16], beam: FloatImage) -> LitImage:
+    def _lit(self, signal: Float32Array, variance: Float32Array, mask: NDArray[np.int16], beam: Float32Array) -> LitImage:
         # The errors of the beam are all in the covariance of the joint solution.
         exact = np.broadcast_to(np.float32(0), beam.shape)
         return LitImage(signal, variance, mask, beam, exact, self._scale, self.pointing.scale_error)

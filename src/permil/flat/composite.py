@@ -17,7 +17,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from permil._kernels import flat as kernels
-from permil.arrays import median, plain_flags, plain_image
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray, median, plain_flags, plain_image
 from permil.camera import frames
 from permil.engine import threaded_map
 from permil.errors import FlatError
@@ -38,10 +38,10 @@ class ResponseHistogram:
     """
 
     first: int
-    counts: NDArray[np.int64]
+    counts: IntArray
 
 
-def response_histogram(response: NDArray[np.floating], good: NDArray[np.bool_]) -> ResponseHistogram:
+def response_histogram(response: NDArray[np.floating], good: BoolArray) -> ResponseHistogram:
     """Return the histogram of the good pixels of a detector.
 
     Raises
@@ -132,7 +132,7 @@ def mosaic_grid(detectors: Iterable[Detector], cell_mm: float) -> MosaicGrid:
     return MosaicGrid(float(x_low), float(y_low), cell_mm, (rows, columns))
 
 
-def _corners(detector: Detector) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _corners(detector: Detector) -> tuple[FloatArray, FloatArray]:
     columns, rows = (-0.5, detector.nx - 0.5), (-0.5, detector.ny - 0.5)
     return frames.detector_to_dvcs(detector, [*columns, *columns], np.repeat(rows, 2))
 
@@ -143,15 +143,15 @@ class MosaicPiece:
 
     row: int
     column: int
-    response: NDArray[np.float64]
-    variance: NDArray[np.float64]
-    count: NDArray[np.int64]
+    response: FloatArray
+    variance: FloatArray
+    count: IntArray
 
 
 def mosaic_piece(
     response: NDArray[np.floating],
     variance: NDArray[np.floating],
-    good: NDArray[np.bool_],
+    good: BoolArray,
     *,
     detector: Detector,
     grid: MosaicGrid,
@@ -167,7 +167,7 @@ def mosaic_piece(
     shape = int(_cells(y.max(), grid.y_low, grid) - first_row) + 1, int(_cells(x.max(), grid.x_low, grid) - first_column) + 1
     columns = np.arange(detector.nx)
 
-    def sums_of(start: int) -> NDArray[np.float64]:
+    def sums_of(start: int) -> FloatArray:
         part = np.zeros((3, shape[0] * shape[1]))
         for first in range(start, min(start + _ROWS_TOGETHER, detector.ny), _ROWS_AT_ONCE):
             rows = np.arange(first, min(first + _ROWS_AT_ONCE, detector.ny))
@@ -184,13 +184,11 @@ def mosaic_piece(
     return MosaicPiece(int(first_row), int(first_column), total, noise, count.astype(np.int64))
 
 
-def _cells(place: NDArray[np.float64], low: float, grid: MosaicGrid) -> NDArray[np.int64]:
+def _cells(place: FloatArray, low: float, grid: MosaicGrid) -> IntArray:
     return np.floor((place - low) / grid.cell_mm).astype(np.int64)
 
 
-def assemble_mosaic(
-    pieces: Iterable[MosaicPiece], grid: MosaicGrid
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+def assemble_mosaic(pieces: Iterable[MosaicPiece], grid: MosaicGrid) -> tuple[Float32Array, Float32Array, IntArray]:
     """Return mean response, its independent variance and the number of pixels per cell; NaN where there is no pixel."""
     response, variance = np.zeros(grid.shape), np.zeros(grid.shape)
     count = np.zeros(grid.shape, dtype=np.int64)

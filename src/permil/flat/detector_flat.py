@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, Float32Array, FloatArray
 from permil.camera import frames
 from permil.engine import threaded_map
 from permil.errors import FlatError
@@ -47,16 +47,16 @@ class DetectorSolution:
     pointings: Table
     scan: Table
     metrics: Table
-    stacks: NDArray[np.float32]
-    beams: NDArray[np.float32]
-    responses: NDArray[np.float32]
+    stacks: Float32Array
+    beams: Float32Array
+    responses: Float32Array
     places: Table
-    covariance: NDArray[np.float64]
+    covariance: FloatArray
     block_pixels: int
     block_mm: float
-    modes: NDArray[np.float32] | None = None
-    remainder: NDArray[np.float32] | None = None
-    halves: NDArray[np.float32] | None = None
+    modes: Float32Array | None = None
+    remainder: Float32Array | None = None
+    halves: Float32Array | None = None
     budget: Table | None = None
 
 
@@ -111,7 +111,7 @@ def read_histogram(path: str | Any) -> tuple[ResponseHistogram, float]:
         return ResponseHistogram(int(table.header["FIRSTBIN"]), counts), float(hdus[0].header.get(SCALE_CARD, 0.0))
 
 
-def rescaled(product: ImageProduct, scale: float) -> tuple[NDArray[np.float32], NDArray[np.float32], list[Any]]:
+def rescaled(product: ImageProduct, scale: float) -> tuple[Float32Array, Float32Array, list[Any]]:
     """Return image, variance and extensions of a flat on a composite scale, whatever scale it had.
 
     Parameters
@@ -135,7 +135,7 @@ def rescaled(product: ImageProduct, scale: float) -> tuple[NDArray[np.float32], 
     return image, variance, extensions
 
 
-def good_pixels(flat: CombinedFlat) -> NDArray[np.bool_]:
+def good_pixels(flat: CombinedFlat) -> BoolArray:
     """Return where a combined flat is good and positive."""
     with np.errstate(invalid="ignore"):
         return is_good(flat.mask) & (flat.response > 0)
@@ -150,9 +150,9 @@ class SeenPointings:
     """What is kept of the pointings while they stream by."""
 
     rows: list[dict[str, object]] = field(default_factory=list)
-    stacks: list[NDArray[np.float64]] = field(default_factory=list)
-    beams: list[NDArray[np.float64]] = field(default_factory=list)
-    responses: list[NDArray[np.float64]] = field(default_factory=list)
+    stacks: list[FloatArray] = field(default_factory=list)
+    beams: list[FloatArray] = field(default_factory=list)
+    responses: list[FloatArray] = field(default_factory=list)
 
 
 def combine_detector(
@@ -162,7 +162,7 @@ def combine_detector(
     *,
     led: str,
     super_pixel_mm: float,
-    common_variance: Callable[[], NDArray[np.float32] | None] = lambda: None,
+    common_variance: Callable[[], Float32Array | None] = lambda: None,
     remove_steps: bool = False,
     keep: Callable[[LitPointing, PointingFlat], None] | None = None,
 ) -> DetectorSolution:
@@ -312,11 +312,11 @@ def _without_steps(flat: CombinedFlat, steps: BoundarySteps | None, detector: De
 
 def _plane(
     flat: CombinedFlat,
-    good: NDArray[np.bool_],
+    good: BoolArray,
     detector: Detector,
     block: int,
-    places: tuple[NDArray[np.float64], NDArray[np.float64]],
-    covariance: NDArray[np.float64],
+    places: tuple[FloatArray, FloatArray],
+    covariance: FloatArray,
 ) -> Plane:
     blocks = super_pixels(flat.response, good, block)
     x, y = np.meshgrid(*blocks.centres(detector.shape))

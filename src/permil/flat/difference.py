@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from permil.arrays import plain_array, plain_flags, unit_of
+from permil.arrays import FloatArray, plain_array, plain_flags, unit_of
 from permil.camera import Detector, frames, load_camera
 from permil.config.flat import LARGEST_SUPER_PIXEL_MM
 from permil.errors import FlatError, InputError, PermilError
@@ -59,7 +59,7 @@ class FlatDifference:
     1.0
     """
 
-    ratio: NDArray[np.float64]
+    ratio: FloatArray
     scale: float
     scale_error: float
     rms_pixel: float
@@ -208,12 +208,12 @@ def flat_difference(
     )
 
 
-def _mean_variance(noise) -> NDArray[np.float64]:  # type: ignore[no-untyped-def]
+def _mean_variance(noise) -> FloatArray:  # type: ignore[no-untyped-def]
     """Return the variance of the mean of each super-pixel, NaN where no pixel has a variance."""
     return noise.mean / np.where(noise.count > 0, noise.count, np.nan)
 
 
-def _gradient(ratio: NDArray[np.float64], blocks, noise, detector: Detector) -> tuple[float, float, float]:  # type: ignore[no-untyped-def]
+def _gradient(ratio: FloatArray, blocks, noise, detector: Detector) -> tuple[float, float, float]:  # type: ignore[no-untyped-def]
     x_pixel, y_pixel = blocks.centres(ratio.shape)
     x, y = np.meshgrid(x_pixel, y_pixel)
     filled = np.isfinite(blocks.mean)

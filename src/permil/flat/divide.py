@@ -24,14 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import flat as kernels
-from permil.arrays import median
+from permil.arrays import Float32Array, median
 from permil.beam import BeamModel
 from permil.camera import Detector, frames
 from permil.errors import FlatError
 from permil.isr.exposure_group import ExposureStack
 from permil.products import is_usable
-
-FloatImage = NDArray[np.float32]
 
 _SAMPLES = 60_000
 """Pixels, about, from which the level and the noise of a pointing are taken."""
@@ -54,16 +52,16 @@ class LitImage:
         Relative error of that.
     """
 
-    signal: FloatImage
-    variance: FloatImage
+    signal: Float32Array
+    variance: Float32Array
     mask: NDArray[np.integer]
-    beam: FloatImage
-    beam_error: FloatImage
+    beam: Float32Array
+    beam_error: Float32Array
     scale: float
     scale_error: float
 
     @property
-    def pixels(self) -> tuple[FloatImage, FloatImage, NDArray[np.integer], FloatImage]:
+    def pixels(self) -> tuple[Float32Array, Float32Array, NDArray[np.integer], Float32Array]:
         """Signal, variance, mask and beam as kernels take them: without gaps between rows or columns."""
         signal, variance, beam = (np.ascontiguousarray(each, np.float32) for each in (self.signal, self.variance, self.beam))
         return signal, variance, np.ascontiguousarray(self.mask), beam
@@ -93,8 +91,8 @@ class PointingFlat:
         Planes of `permil.products.MaskPlane`.
     """
 
-    response: FloatImage
-    variance: FloatImage
+    response: Float32Array
+    variance: Float32Array
     mask: NDArray[np.int16]
 
 
@@ -166,7 +164,7 @@ class PointingWeights:
         # Photon noise: var(r) is proportional to 1 / B at equal response.
         return cls(float(median(flat.response[usable])), float(median(flat.variance[usable] * sample.beam[usable])))
 
-    def at(self, lit: LitImage) -> FloatImage:
+    def at(self, lit: LitImage) -> Float32Array:
         """Return the weights of pixels of this pointing; 0 where there is no data."""
         weights = np.empty(lit.signal.shape, dtype=np.float32)
         kernels.fill_weights(*lit.pixels, lit.beam_error, self.arguments(lit), weights)

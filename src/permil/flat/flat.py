@@ -13,7 +13,7 @@ from astropy import units as u
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import mask_of, plain_array, plain_image, unit_of
+from permil.arrays import BoolArray, Float32Array, Int32Array, mask_of, plain_array, plain_image, unit_of
 from permil.beam import BeamModel
 from permil.camera import Detector, load_camera
 from permil.errors import FlatError, InputError
@@ -186,7 +186,7 @@ class Flat:
         return self._product.image
 
     @property
-    def mask(self) -> NDArray[np.int32]:
+    def mask(self) -> Int32Array:
         """Bits of `MaskPlane`, shape (ny, nx)."""
         return self._product.mask
 
@@ -206,7 +206,7 @@ class Flat:
         return self.image.shape[0], self.image.shape[1]
 
     @property
-    def usable(self) -> NDArray[np.bool_]:
+    def usable(self) -> BoolArray:
         """Pixels with a measured, positive response, shape (ny, nx)."""
         return is_usable(self.mask) & (self.image > 0)
 
@@ -295,7 +295,7 @@ class Flat:
         """
         return apply_to_file(self._product, self._sensor, Path(image), Path(out), flat_path=self.path)
 
-    def _divide(self, image: Any, variance: Any, mask: Any) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    def _divide(self, image: Any, variance: Any, mask: Any) -> tuple[Float32Array, Float32Array, Int32Array]:
         return apply_flat(image, variance, mask, flat=self.image, flat_variance=self.variance, flat_mask=self.mask)
 
     def _apply_to_nddata(self, image: Any) -> Any:

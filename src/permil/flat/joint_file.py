@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from numpy.typing import NDArray
 from scipy import ndimage
 
+from permil.arrays import Float32Array, FloatArray, IntArray
 from permil.beam.model import SplineTable
 from permil.beam.parameters import Hull
 from permil.camera import Detector, frames
@@ -40,8 +40,6 @@ from permil.flat.joint.gain_steps import BoardResult, board_results, solved_step
 from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.weather import PATTERNS, pattern_values
 from permil.products import provenance, whole_file, write_hdus
-
-FloatArray = NDArray[np.float64]
 
 FRAME_CARDS = ("WEATHRX", "WEATHRY", "WEATHRH")
 """Cards of EXPOSURES with the centre and the half side of the patterns of weather, mm."""
@@ -74,9 +72,9 @@ class DetectorErrors:
 
     places: FloatArray
     covariance: FloatArray
-    modes: NDArray[np.float32]
-    remainder: NDArray[np.float32]
-    halves: NDArray[np.float32]
+    modes: Float32Array
+    remainder: Float32Array
+    halves: Float32Array
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ class JointLight:
             changes[step.amplifier] -= np.log1p(step.size) * np.mean([obsid in step.before for obsid in obsids])
         return changes if own else None
 
-    def log_gains(self, detector: str, obsids: Sequence[str], amplifier: NDArray[np.int64]) -> FloatArray:
+    def log_gains(self, detector: str, obsids: Sequence[str], amplifier: IntArray) -> FloatArray:
         """Return the logarithm of what gains make of the signals of a detector in some exposures, shape (e, p).
 
         Parameters
@@ -182,7 +180,7 @@ class JointLight:
             row += 0.0 if steps is None else steps[amplifier]
         return result
 
-    def on_detector(self, detector: Detector, exposure: ExposureLight) -> Callable[[slice, slice], NDArray[np.float32]]:
+    def on_detector(self, detector: Detector, exposure: ExposureLight) -> Callable[[slice, slice], Float32Array]:
         """Return what gives the beam on rows and columns of a detector, 1 at its maximum; NaN outside the splines.
 
         Between pixels of a lattice it is interpolated where these are near enough to each other.
@@ -191,7 +189,7 @@ class JointLight:
             first, shape = (-CELL, -CELL), LightLattice.node_shape(detector.shape)
             return LightLattice(self._on_pixels(detector, exposure, first, shape, (CELL, CELL)), detector.shape).on_pixels
 
-        def on_pixels(rows: slice, columns: slice) -> NDArray[np.float32]:
+        def on_pixels(rows: slice, columns: slice) -> Float32Array:
             y, x = range(detector.ny)[rows], range(detector.nx)[columns]
             return self._on_pixels(detector, exposure, (y.start, x.start), (len(y), len(x)), (y.step, x.step))
 
@@ -204,7 +202,7 @@ class JointLight:
         first: tuple[int, int],
         shape: tuple[int, int],
         step: tuple[int, int],
-    ) -> NDArray[np.float32]:
+    ) -> Float32Array:
         """Return the beam on ``shape`` rows and columns from the ``first`` ones on, by steps."""
         origin, matrix = frames.ccs_affine(detector)
         origin = origin + matrix @ [first[1], first[0]]

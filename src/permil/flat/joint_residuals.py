@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.flat.joint.data import DetectorSignals, ExposureList
 from permil.flat.joint.model import JointModel, Pattern
 from permil.flat.joint.normal import DetectorFit, fit_detector
@@ -17,8 +17,6 @@ from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import WeatherFrame
 from permil.flat.joint_file import JointLight
 from permil.flat.signals_file import SuperPixelSignals, read_signals
-
-FloatArray = NDArray[np.float64]
 
 _FEWEST_IN_HALF = 2
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from numpy.typing import NDArray
 
 from permil.camera import Camera
 from permil.context import Run
@@ -18,7 +17,6 @@ from permil.isr.calibration.gains import read_gains
 from permil.isr.calibration.linearity import LinearityCurve, linearity_from_table
 from permil.products import fingerprint, is_current, read_table, stored_fingerprint, write_table
 
-FloatArray = NDArray[np.float64]
 Losses = dict[tuple[str, str], tuple[float, float]]
 """Loss at 50,000 electrons and its error by detector and amplifier."""
 

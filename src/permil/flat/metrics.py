@@ -8,7 +8,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.arrays import median
+from permil.arrays import BoolArray, FloatArray, median
 from permil.engine import threaded_map
 from permil.excess_scatter import root_of_variance
 
@@ -52,7 +52,7 @@ _COLUMNS = {
 
 def flat_metrics(
     flat: CombinedFlat,
-    good: NDArray[np.bool_],
+    good: BoolArray,
     *,
     detector: Detector,
     led: str,
@@ -106,7 +106,7 @@ def metrics_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _region(flat: CombinedFlat, good: NDArray[np.bool_], where: tuple[slice, slice], shared_error: float) -> dict[str, Any]:
+def _region(flat: CombinedFlat, good: BoolArray, where: tuple[slice, slice], shared_error: float) -> dict[str, Any]:
     chosen = good[where]
     pixels = int(chosen.sum())
     if pixels == 0:
@@ -138,9 +138,7 @@ def _region(flat: CombinedFlat, good: NDArray[np.bool_], where: tuple[slice, sli
     }
 
 
-def _excess(
-    scatter: NDArray[np.float64], predicted: NDArray[np.float64], count: NDArray[np.integer]
-) -> tuple[float, float, float]:
+def _excess(scatter: FloatArray, predicted: FloatArray, count: NDArray[np.integer]) -> tuple[float, float, float]:
     """Return the rms scatter that noise predicts, the scatter beyond it, and the error of that; NaN with one pointing.
 
     The square of the scatter of a pixel that ``n`` pointings see is that of a chi-square with ``n - 1`` degrees of freedom, so that its

@@ -18,14 +18,12 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.camera import Detector
 from permil.camera.frames import ccs_affine
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList
-
-FloatArray = NDArray[np.float64]
 
 SYMMETRIES = tuple(
     np.array(matrix, dtype=np.float64)
@@ -81,7 +79,7 @@ class DetectorLevels:
     name: str
     place: FloatArray
     half_width: float
-    exposures: NDArray[np.int64]
+    exposures: IntArray
     projector: FloatArray
     level: FloatArray
     slope: FloatArray
@@ -106,7 +104,7 @@ class Contradiction:
     fits: str
 
 
-def levels_of(x_mm: FloatArray, y_mm: FloatArray, log_signal: FloatArray) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+def levels_of(x_mm: FloatArray, y_mm: FloatArray, log_signal: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:
     """Return level at the middle and slopes (1/mm) of each exposure, and whether enough of the detector is lit.
 
     Parameters
@@ -187,7 +185,7 @@ def scatter(values: FloatArray) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
-def _double_centred(values: FloatArray, known: NDArray[np.bool_]) -> FloatArray:
+def _double_centred(values: FloatArray, known: BoolArray) -> FloatArray:
     """Return values without the means of rows and columns."""
     for _ in range(3):
         for axis in (0, 1):
@@ -265,7 +263,7 @@ def _misfits(levels: Sequence[DetectorLevels], fits: Sequence[int]) -> FloatArra
 class _Beam:
     """A polynomial of the place relative to the projector, the logarithm of the beam up to a constant."""
 
-    powers: NDArray[np.int64]
+    powers: IntArray
     coefficients: FloatArray
     middle: FloatArray
     scale: float

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.camera import Detector
 from permil.errors import FlatError
 from permil.flat.superpixel import size_in_pixels, super_pixels
-
-FloatArray = NDArray[np.float64]
 
 LARGEST_DEGREE = 8
 """Largest degree of the smooth ratio: higher ones cannot be told from steps of amplifiers."""
@@ -100,8 +99,8 @@ class _Cells:
     value: FloatArray
     variance: FloatArray
     count: FloatArray
-    amplifier: NDArray[np.int64]
-    tile: NDArray[np.int64]
+    amplifier: IntArray
+    tile: IntArray
     amplifiers: int
 
 
@@ -119,7 +118,7 @@ class _Solution:
 def split_ratio(
     ratio: FloatArray,
     variance: FloatArray,
-    good: NDArray[np.bool_],
+    good: BoolArray,
     *,
     detector: Detector,
     super_pixel_mm: float,
@@ -211,7 +210,7 @@ def split_ratio(
     )
 
 
-def _cells(ratio: FloatArray, variance: FloatArray, good: NDArray[np.bool_], detector: Detector, size: int) -> _Cells:
+def _cells(ratio: FloatArray, variance: FloatArray, good: BoolArray, detector: Detector, size: int) -> _Cells:
     regions = [amplifier.slices for amplifier in detector.amplifiers] or [(slice(0, ratio.shape[0]), slice(0, ratio.shape[1]))]
     parts: list[tuple[FloatArray, ...]] = []
     for number, (rows, columns) in enumerate(regions):
@@ -230,7 +229,7 @@ def _cells(ratio: FloatArray, variance: FloatArray, good: NDArray[np.bool_], det
     return _Cells(x, y, value, of_mean, count, place.astype(np.int64), _tile_of(x, y, shape), len(regions))
 
 
-def _tile_of(x: NDArray[np.number], y: NDArray[np.number], shape: tuple[int, ...]) -> NDArray[np.int64]:
+def _tile_of(x: NDArray[np.number], y: NDArray[np.number], shape: tuple[int, ...]) -> IntArray:
     """Return the tile of each position (pixels)."""
     column, row = ((_TILES * (axis + 0.5) / length).astype(np.int64) for axis, length in ((x, shape[1]), (y, shape[0])))
     return row * _TILES + column
@@ -240,7 +239,7 @@ def _axes(shape: tuple[int, ...]) -> list[FloatArray]:
     return [2 * np.arange(length) / max(length - 1, 1) - 1 for length in shape]
 
 
-def _powers(degree: int) -> NDArray[np.int64]:
+def _powers(degree: int) -> IntArray:
     return np.array([(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)])
 
 
@@ -260,7 +259,7 @@ def _surface(terms: FloatArray, degree: int, shape: tuple[int, ...]) -> FloatArr
     return along_y @ coefficients @ along_x.T
 
 
-def _fit(cells: _Cells, basis: FloatArray, used: NDArray[np.bool_]) -> _Solution:
+def _fit(cells: _Cells, basis: FloatArray, used: BoolArray) -> _Solution:
     """Fit the terms of the polynomial and the steps of all amplifiers."""
     present = np.unique(cells.amplifier[used])
     size = cells.amplifiers
@@ -295,7 +294,7 @@ def _fit(cells: _Cells, basis: FloatArray, used: NDArray[np.bool_]) -> _Solution
     return _Solution(terms, contrasts @ free, design, residual, transform)
 
 
-def _covariance(fitted: _Solution, tile: NDArray[np.int64]) -> FloatArray:
+def _covariance(fitted: _Solution, tile: IntArray) -> FloatArray:
     """Return the covariance of terms and steps from leaving out one tile after the other (CR3)."""
     normal = fitted.design.T @ fitted.design
     groups = np.unique(tile)
@@ -308,7 +307,7 @@ def _covariance(fitted: _Solution, tile: NDArray[np.int64]) -> FloatArray:
     return moved.T @ moved * (len(groups) - 1) / len(groups)
 
 
-def _mean_over_tiles(values: FloatArray, weights: FloatArray, tile: NDArray[np.int64]) -> tuple[float, float]:
+def _mean_over_tiles(values: FloatArray, weights: FloatArray, tile: IntArray) -> tuple[float, float]:
     """Return the weighted mean of values and its error from the scatter between tiles; NaN if there are none."""
     if not values.size:
         return float("nan"), float("nan")
@@ -319,7 +318,7 @@ def _mean_over_tiles(values: FloatArray, weights: FloatArray, tile: NDArray[np.i
     return mean, float(error)
 
 
-def _rms_error(values: FloatArray, tile: NDArray[np.int64]) -> float:
+def _rms_error(values: FloatArray, tile: IntArray) -> float:
     """Return the error of a standard deviation from the scatter of squares between tiles."""
     square, error = _mean_over_tiles((values - values.mean()) ** 2, np.ones(values.size), tile)
     return error / (2 * float(np.sqrt(square))) if square > 0 else 0.0

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.arrays import plain_array
+from permil.arrays import BoolArray, FloatArray, plain_array
 from permil.camera import frames
 from permil.errors import FlatError, InputError
 from permil.flat.superpixel import block_sums
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from permil.camera import Detector
     from permil.flat.combine import LitPointing
     from permil.flat.divide import PointingWeights
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -284,11 +282,11 @@ def _nothing_usable() -> FlatError:
     return FlatError("a region has no usable pixel", remedy="choose pixels that are not masked")
 
 
-def _usable(product: ImageProduct) -> NDArray[np.bool_]:
+def _usable(product: ImageProduct) -> BoolArray:
     return is_usable(product.mask) & (product.image > 0)
 
 
-def _weights(region: Any, path: Path | None, usable: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _weights(region: Any, path: Path | None, usable: BoolArray) -> FloatArray:
     if region is None:
         return np.zeros(usable.shape)
     weights = plain_array(region, name="a region", unit="")
@@ -313,7 +311,7 @@ class SharedErrors(Protocol):
     def see(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
         """Take note of a pointing, and of the weights in super-pixels of ``block`` pixels."""
 
-    def covariance(self) -> NDArray[np.float64]:
+    def covariance(self) -> FloatArray:
         """Return the relative covariance at the places, once all pointings are seen."""
 
 
@@ -321,12 +319,12 @@ class SharedErrors(Protocol):
 class KnownErrors:
     """Errors that are known before any pointing is seen."""
 
-    known: NDArray[np.float64]
+    known: FloatArray
 
     def see(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
         """Take note of nothing."""
 
-    def covariance(self) -> NDArray[np.float64]:
+    def covariance(self) -> FloatArray:
         """Return the covariance that is known."""
         return self.known
 
@@ -337,9 +335,9 @@ class DivideErrors:
 
     beam: BeamModel
     detector: Detector
-    _ux: list[NDArray[np.float64]] = field(default_factory=list)
-    _uy: list[NDArray[np.float64]] = field(default_factory=list)
-    _weights: list[NDArray[np.float64]] = field(default_factory=list)
+    _ux: list[FloatArray] = field(default_factory=list)
+    _uy: list[FloatArray] = field(default_factory=list)
+    _weights: list[FloatArray] = field(default_factory=list)
     _scale_errors: list[float] = field(default_factory=list)
 
     def see(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
@@ -356,13 +354,13 @@ class DivideErrors:
         self._weights.append(np.array(at_places))
         self._scale_errors.append(lit.pointing.known_scale_error)
 
-    def covariance(self) -> NDArray[np.float64]:
+    def covariance(self) -> FloatArray:
         """Return the covariance of the weighted mean of all pointings."""
         seen = (np.array(each) for each in (self._ux, self._uy, self._weights, self._scale_errors))
         return shared_covariance(self.beam.covariance, *seen)
 
 
-def shared_places(detector: Detector) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def shared_places(detector: Detector) -> tuple[FloatArray, FloatArray]:
     """Return the places (x, y in pixels) at which shared errors are followed: cell centres of a regular grid."""
     fractions = (np.arange(_PLACES) + 0.5) / _PLACES
     x, y = np.meshgrid(fractions * detector.nx - 0.5, fractions * detector.ny - 0.5)

@@ -12,8 +12,9 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.errors import InputError
-from permil.flat.joint.data import DetectorSignals, FloatArray, logarithm_of
+from permil.flat.joint.data import DetectorSignals, logarithm_of
 from permil.flat.superpixel import SuperPixelLayout
 from permil.products import FINGERPRINT_CARD, provenance, whole_file, write_hdus
 
@@ -56,17 +57,17 @@ class SuperPixelSignals:
 
     detector: str
     obsid: NDArray[np.str_]
-    signal: NDArray[np.float32]
-    variance: NDArray[np.float32]
-    row: NDArray[np.int64]
-    column: NDArray[np.int64]
+    signal: Float32Array
+    variance: Float32Array
+    row: IntArray
+    column: IntArray
     x_mm: FloatArray
     y_mm: FloatArray
     shape: tuple[int, int]
     block: int
     left_out: tuple[tuple[str, str], ...] = ()
     temperature: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
-    amplifier: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    amplifier: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     overscan_level: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
     read_noise: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
     read_noise_err: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
@@ -96,7 +97,7 @@ class SuperPixelSignals:
             **arrays,
         )
 
-    def lit(self, least_signal: float, exposures: slice = slice(None)) -> NDArray[np.bool_]:
+    def lit(self, least_signal: float, exposures: slice = slice(None)) -> BoolArray:
         """Return where there is enough light in some exposures, shape (e, p).
 
         The mean signal of the super-pixels beside one decides, not its own: near the limit only upward noise would be kept.
@@ -109,7 +110,7 @@ class SuperPixelSignals:
             beside = np.where(count > 0, total / count, grid[:, 1:-1, 1:-1])
             return (beside[:, self.row, self.column] >= least_signal) & (signal > 0)
 
-    def footprint(self, exposure: int, least_signal: float) -> NDArray[np.bool_]:
+    def footprint(self, exposure: int, least_signal: float) -> BoolArray:
         """Return which super-pixels of the grid an exposure lights, and those beside them that have no signal (too few good pixels)."""
         is_lit, has_signal = np.zeros(self.shape, dtype=bool), np.zeros(self.shape, dtype=bool)
         is_lit[self.row, self.column] = self.lit(least_signal, slice(exposure, exposure + 1))[0]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from permil._kernels import flat as flat_kernels
 from permil._kernels import joint as joint_kernels
-from permil.arrays import mask_of, plain_array, plain_flags
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray, mask_of, plain_array, plain_flags
 from permil.camera import Detector
 from permil.camera.frames import detector_to_ccs
 from permil.errors import FlatError
@@ -36,22 +36,22 @@ class SuperPixels:
         Side of a block in pixels; blocks at the last rows and columns may be cut.
     """
 
-    mean: NDArray[np.float64]
-    count: NDArray[np.int64]
+    mean: FloatArray
+    count: IntArray
     size: int
 
-    def centres(self, shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def centres(self, shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
         """Return x (per column of blocks) and y (per row of blocks) of the centres, in pixels of an image of ``shape``."""
         return _centres(shape[1], self.size), _centres(shape[0], self.size)
 
-    def expand(self, shape: tuple[int, int]) -> NDArray[np.float64]:
+    def expand(self, shape: tuple[int, int]) -> FloatArray:
         """Return the means as an image of ``shape``: each pixel has the mean of its block."""
         rows = np.arange(shape[0]) // self.size
         columns = np.arange(shape[1]) // self.size
         return self.mean[rows[:, None], columns[None, :]]
 
 
-def super_pixels(image: NDArray[np.floating], good: NDArray[np.bool_], size: int) -> SuperPixels:
+def super_pixels(image: NDArray[np.floating], good: BoolArray, size: int) -> SuperPixels:
     """Average the good pixels of an image over blocks of ``size`` x ``size`` pixels; masked pixels are not good."""
     if type(image) is not np.ndarray or not image.dtype.isnative:
         lost = mask_of(image)
@@ -66,7 +66,7 @@ def super_pixels(image: NDArray[np.floating], good: NDArray[np.bool_], size: int
     return SuperPixels(mean, count, size)
 
 
-def block_medians(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def block_medians(image: Float32Array, size: int) -> Float32Array:
     """Return an image in which each pixel has the median over the finite pixels of its block of ``size`` x ``size``; 0 for none."""
     rows, columns = -(-image.shape[0] // size), -(-image.shape[1] // size)
     padded = np.full((rows * size, columns * size), np.nan, dtype=image.dtype)
@@ -83,13 +83,13 @@ def size_in_pixels(size_mm: float, pixel_mm: float) -> int:
     return max(1, round(size_mm / pixel_mm))
 
 
-def _centres(length: int, size: int) -> NDArray[np.float64]:
+def _centres(length: int, size: int) -> FloatArray:
     starts = np.arange(0, length, size)
     return (starts + np.minimum(starts + size, length) - 1) / 2
 
 
 def block_sums(
-    image: NDArray, size: int, *, good: NDArray[np.bool_] | None = None, block_rows: NDArray[np.integer] | None = None
+    image: NDArray, size: int, *, good: BoolArray | None = None, block_rows: NDArray[np.integer] | None = None
 ) -> NDArray:
     """Return the sums of an image over blocks of ``size`` x ``size`` pixels; those at the last rows and columns may be cut.
 
@@ -114,9 +114,6 @@ def _side_by_side(image: NDArray) -> NDArray:
     """Return an image whose pixels of a row lie side by side in memory."""
     return image if image.strides[1] == image.itemsize else np.ascontiguousarray(image)
 
-
-FloatArray = NDArray[np.float64]
-Image = NDArray[np.float32]
 
 FEWEST_PIXELS = 0.5
 """Fraction of its pixels that a super-pixel must have."""
@@ -154,13 +151,13 @@ class SuperPixelLayout:
 
     shape: tuple[int, int]
     block: int
-    row: NDArray[np.int64]
-    column: NDArray[np.int64]
-    count: NDArray[np.int64]
+    row: IntArray
+    column: IntArray
+    count: IntArray
     x_mm: FloatArray
     y_mm: FloatArray
-    block_rows: NDArray[np.int64]
-    pattern: Image
+    block_rows: IntArray
+    pattern: Float32Array
     amplifier_share: FloatArray
     row_share: FloatArray
 
@@ -171,14 +168,14 @@ class SuperPixelLayout:
         return grid
 
 
-def median_image(images: Sequence[Image]) -> Image:
+def median_image(images: Sequence[Float32Array]) -> Float32Array:
     """Return the median over images, pixel by pixel and without NaN; NaN where no image has a value."""
     result = np.empty(images[0].shape, dtype=np.float32)
     joint_kernels.medians([np.ascontiguousarray(image, np.float32) for image in images], result)
     return result
 
 
-def flattened(image: Image, good: NDArray[np.bool_], block: int, *, block_rows: NDArray[np.integer] | None = None) -> Image:
+def flattened(image: Float32Array, good: BoolArray, block: int, *, block_rows: NDArray[np.integer] | None = None) -> Float32Array:
     """Return an image over the means of its super-pixels, NaN where it is not good.
 
     Parameters
@@ -202,12 +199,12 @@ def flattened(image: Image, good: NDArray[np.bool_], block: int, *, block_rows: 
 
 
 def make_layout(
-    flattened_images: Sequence[Image],
-    good: NDArray[np.bool_],
+    flattened_images: Sequence[Float32Array],
+    good: BoolArray,
     detector: Detector,
     *,
     block: int,
-    rows: NDArray[np.int64] | None = None,
+    rows: IntArray | None = None,
 ) -> SuperPixelLayout:
     """Lay super-pixels over a detector.
 
@@ -255,12 +252,12 @@ def make_layout(
 
 
 def _noise_shares(
-    good: NDArray[np.bool_],
+    good: BoolArray,
     detector: Detector,
     block: int,
-    rows: NDArray[np.int64],
-    row: NDArray[np.int64],
-    column: NDArray[np.int64],
+    rows: IntArray,
+    row: IntArray,
+    column: IntArray,
     count: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     amplifier_share, row_share = (np.zeros((row.size, len(detector.amplifiers))) for _ in range(2))
@@ -280,7 +277,7 @@ def _noise_shares(
 
 
 def average_exposure(
-    image: Image,
+    image: Float32Array,
     mask: NDArray[np.integer],
     layout: SuperPixelLayout,
     *,

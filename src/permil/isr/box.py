@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from permil._kernels import isr as kernels
+from permil.arrays import BoolArray, FloatArray, Int32Array
 from permil.camera import Amplifier, ReferenceBox
 from permil.camera.frames import box_in_detector
 from permil.errors import CalibrationError, RawFormatError
@@ -17,8 +17,7 @@ from permil.isr.overscan import Overscan, describe_lost, measure_overscan, overs
 from permil.isr.reduce import is_dead
 from permil.products.masks import MaskPlane, is_usable
 
-FloatArray = NDArray[np.float64]
-RowReader = Callable[[Amplifier, slice], NDArray[np.int32]]
+RowReader = Callable[[Amplifier, slice], Int32Array]
 """Returns a range of rows of the raw segment of an amplifier, adu."""
 
 
@@ -139,7 +138,7 @@ def box_in_segment(amplifier: Amplifier, place: ReferenceBox) -> tuple[slice, sl
     return rows, columns
 
 
-def _require_rows(raw: NDArray[np.int32], overscan: Overscan, amplifier: Amplifier, rows: slice) -> None:
+def _require_rows(raw: Int32Array, overscan: Overscan, amplifier: Amplifier, rows: slice) -> None:
     """Raise an error if a segment is blank, or has lost rows of the box."""
     if is_dead(raw, overscan):
         raise RawFormatError(
@@ -152,7 +151,7 @@ def _require_rows(raw: NDArray[np.int32], overscan: Overscan, amplifier: Amplifi
 
 def _counts_and_level(
     read: RowReader, amplifier: Amplifier, rows: slice, calibration: Calibration
-) -> tuple[NDArray[np.int32], FloatArray]:
+) -> tuple[Int32Array, FloatArray]:
     """Return some rows of a segment, and the level of each, adu."""
     options, active = calibration.overscan, amplifier.data_slices[0]
     if options.method != "row_median":
@@ -164,9 +163,7 @@ def _counts_and_level(
     return raw, np.median(raw[:, overscan_columns(amplifier, options)], axis=1)
 
 
-def _near_median(
-    signal: FloatArray, usable: NDArray[np.bool_], *, read_noise: float, threshold: float, prnu: float
-) -> NDArray[np.bool_]:
+def _near_median(signal: FloatArray, usable: BoolArray, *, read_noise: float, threshold: float, prnu: float) -> BoolArray:
     """Return where the signal agrees with its median within the noise and the allowed response."""
     if np.isinf(threshold):
         return usable

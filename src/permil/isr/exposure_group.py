@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.arrays import ArrayPool
+from permil.arrays import ArrayPool, BoolArray, Float32Array, FloatArray
 from permil.camera import Camera
 from permil.camera.frames import take_segment
 from permil.engine import threaded_map
@@ -28,8 +28,6 @@ from permil.isr.reduce import check_detector, with_path
 from permil.isr.stack import DEFAULT_THRESHOLD, Stack
 from permil.isr.streamed_stack import FileStack, ProbedFile, is_row_by_row, probe_file, stack_files
 from permil.products.masks import MaskPlane
-
-FloatArray = NDArray[np.float64]
 
 # Below this median signal (electrons) an error of the bias level would spoil the light of a frame as its scale.
 MINIMUM_LIGHT = 1000.0
@@ -69,12 +67,12 @@ class ExposureStack:
     damaged: tuple[LeftOut, ...]
 
     @property
-    def image(self) -> NDArray[np.float32]:
+    def image(self) -> Float32Array:
         """Mean signal, electrons, shape (ny, nx)."""
         return self.stack.image
 
     @property
-    def variance(self) -> NDArray[np.float32]:
+    def variance(self) -> Float32Array:
         """Its variance, electrons^2."""
         return self.stack.variance
 
@@ -255,7 +253,7 @@ def _left_out(path: Path, error: PermilError) -> LeftOut:
     return LeftOut(path, error.what if error.remedy is None else f"{error.what}; {error.remedy}")
 
 
-def _contradicts(medians: FloatArray, *, expected: FloatArray) -> NDArray[np.bool_]:
+def _contradicts(medians: FloatArray, *, expected: FloatArray) -> BoolArray:
     """Return whether the light of exposures differs from the expected light by more than a half."""
     with np.errstate(invalid="ignore"):
         return np.isfinite(medians + expected) & (np.abs(medians - expected) > 0.5 * np.maximum(expected, MINIMUM_LIGHT))

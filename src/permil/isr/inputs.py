@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.camera import Camera, Detector
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError
@@ -20,8 +20,6 @@ from permil.isr.calibration.masks import Box, defect_boxes, hot_pixel_mask, mask
 from permil.isr.calibration.superbias import read_superbias, superbias_path
 from permil.isr.overscan import overscan_options
 from permil.products import shared_table
-
-FloatArray = NDArray[np.float64]
 
 
 def load_calibration(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.camera import Camera, Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
@@ -25,8 +25,6 @@ from permil.isr.repeated_images import REACH, NoiseMoments, noise_moments
 from permil.isr.stage import detector_calibration, memory_for, reduction_of, seconds_of_file
 from permil.products import RunFolder, fingerprint, is_current, is_good, read_table, write_table
 from permil.progress import StageReport, do_tasks
-
-FloatArray = NDArray[np.float64]
 
 USUAL_BEND = 2e-3
 """Prior of a loss of signal at 50,000 electrons that no linearity table corrects."""

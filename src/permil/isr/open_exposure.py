@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import isr as kernels
+from permil.arrays import Float32Array, FloatArray, IntArray
 from permil.camera import Camera, Detector
 from permil.camera.frames import segment_to_detector
 from permil.errors import RawFormatError
@@ -23,8 +24,6 @@ from permil.isr.calibration.gains import board_temperature
 from permil.isr.calibration.masks import grow_saturated
 from permil.isr.overscan import LostRuns, describe_lost, measure_overscan
 from permil.isr.reduce import DetectorImage, check_detector, reduce_raw_file, with_path
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class RowSample:
 
     calibration: Calibration
     raw_rows: slice | None
-    detector_rows: NDArray[np.int64]
+    detector_rows: IntArray
 
     @property
     def regular_rows(self) -> list[slice]:
@@ -104,7 +103,7 @@ class Strip:
     first: int
     last: int
     runs: tuple[slice, ...]
-    detector_rows: NDArray[np.int64]
+    detector_rows: IntArray
 
     @cached_property
     def own_rows(self) -> tuple[slice, ...]:
@@ -139,13 +138,13 @@ def strips_of(detector: Detector, *, rows: int, neighbours: int) -> list[Strip]:
     return strips
 
 
-def _detector_rows(detector: Detector, first: int, last: int) -> NDArray[np.int64]:
+def _detector_rows(detector: Detector, first: int, last: int) -> IntArray:
     raw_rows = np.arange(first, last)
     places = [segment_to_detector(amplifier, np.zeros(raw_rows.size), raw_rows)[1] for amplifier in detector.amplifiers]
     return np.unique(np.concatenate(places)).astype(np.int64)
 
 
-def _bounds(rows: NDArray[np.int64]) -> list[tuple[int, int]]:
+def _bounds(rows: IntArray) -> list[tuple[int, int]]:
     """Return begin and end of each run of consecutive numbers."""
     breaks = (np.flatnonzero(np.diff(rows) != 1) + 1).tolist()
     return list(zip([0, *breaks], [*breaks, rows.size], strict=True))
@@ -157,7 +156,7 @@ class _StripBuffer(threading.local):
     def __init__(self) -> None:
         self.image, self.mask = np.empty((0, 0), dtype=np.float32), np.empty((0, 0), dtype=np.int16)
 
-    def for_strip(self, n_rows: int, n_columns: int) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+    def for_strip(self, n_rows: int, n_columns: int) -> tuple[Float32Array, NDArray[np.int16]]:
         """Return the buffers for image and mask of a strip."""
         if self.image.shape[0] < n_rows or self.image.shape[1] != n_columns:
             self.image, self.mask = np.empty((n_rows, n_columns), dtype=np.float32), np.empty((n_rows, n_columns), dtype=np.int16)
@@ -209,7 +208,7 @@ class OpenExposure:
             raise
 
         self._lost: list[LostRuns] = []
-        self._whole: tuple[NDArray[np.float32], NDArray[np.int16]] | None = None
+        self._whole: tuple[Float32Array, NDArray[np.int16]] | None = None
         if self.detector.nx * self.detector.ny <= FEW_PIXELS:
             try:
                 image, mask = self.read(strips_of(self.detector, rows=self.detector.amplifiers[0].ny, neighbours=0)[0])
@@ -279,7 +278,7 @@ class OpenExposure:
         own = [lost[(lost[:, 0] == index) & ~dead, 1:] for index, dead in enumerate(self._dead)]
         return describe_lost(own, self.detector.amplifiers)
 
-    def read(self, strip: Strip) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+    def read(self, strip: Strip) -> tuple[Float32Array, NDArray[np.int16]]:
         """Return image and mask of the rows ``strip.detector_rows``, with the bits of `permil.isr.reduce`.
 
         The next call in the same thread overwrites them.

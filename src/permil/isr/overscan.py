@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import isr as kernels
+from permil.arrays import BoolArray, FloatArray, Int32Array
 from permil.camera import Amplifier
 from permil.config.isr import IsrConfig
 from permil.errors import ConfigError
 
-FloatArray = NDArray[np.float64]
 OverscanMethod = Literal["row_median", "row_mean", "smoothed", "constant"]
 
 MINIMUM_COLUMNS = 3
@@ -79,7 +79,7 @@ class Overscan:
     lost: LostRuns
 
 
-def native_counts(raw: NDArray[Any]) -> NDArray[np.int32]:
+def native_counts(raw: NDArray[Any]) -> Int32Array:
     """Return raw counts as native 32-bit integers (FITS files are big-endian), C-contiguous; copy only if needed."""
     return np.ascontiguousarray(raw, dtype=np.int32)
 
@@ -193,9 +193,7 @@ def running_mean(samples: FloatArray, window: int) -> FloatArray:
     return samples[0] + (sums[stop] - sums[first]) / (stop - first)
 
 
-def row_medians(
-    counts: NDArray[np.int32], columns: slice, measured: NDArray[np.bool_], step: int
-) -> tuple[FloatArray, FloatArray]:
+def row_medians(counts: Int32Array, columns: slice, measured: BoolArray, step: int) -> tuple[FloatArray, FloatArray]:
     """Return the median of each measured row (0 for others), and in every ``step``-th row the median absolute deviation from it.
 
     Parameters
@@ -226,9 +224,7 @@ class ClippedMoments:
     kept: int
 
 
-def clipped_moments(
-    counts: NDArray[np.int32], columns: slice, measured: NDArray[np.bool_], centre: FloatArray, limit: float
-) -> ClippedMoments:
+def clipped_moments(counts: Int32Array, columns: slice, measured: BoolArray, centre: FloatArray, limit: float) -> ClippedMoments:
     """Return the moments of the counts of measured rows that deviate from ``centre`` by no more than ``limit``.
 
     Parameters
@@ -264,7 +260,7 @@ LostRuns = NDArray[np.int64]
 _MOST_RANGES = 3
 
 
-def lost_runs(raw: NDArray[np.int32], n_rows: int, columns: slice, saturation_adu: float) -> LostRuns:
+def lost_runs(raw: Int32Array, n_rows: int, columns: slice, saturation_adu: float) -> LostRuns:
     """Return the pixels without a measurement in the first rows of a raw segment.
 
     Parameters

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from permil.arrays import plain_array
+from permil.arrays import BoolArray, FloatArray, plain_array
 from permil.errors import PhotodiodeError
-
-FloatArray = NDArray[np.float64]
 
 # A reading that differs from the light by this many robust sigma, and by more than the floor, is excluded from the scale of a stack.
 _OUTLIER_SIGMA = 5.0
@@ -41,7 +39,7 @@ class PhotodiodeSelection:
         The other exposures.
     """
 
-    used: NDArray[np.bool_]
+    used: BoolArray
     photodiode: FloatArray
     left_out: tuple[LeftOut, ...]
 

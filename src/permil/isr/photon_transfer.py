@@ -21,13 +21,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.errors import CalibrationError
 from permil.isr.repeated_images import REACH, NoiseMoments
-
-FloatArray = NDArray[np.float64]
 
 REFERENCE_ELECTRONS = 50_000.0
 """Signal at which strengths and bends are given."""
@@ -67,8 +65,8 @@ class TransferPoints:
         Of `NoiseMoments`.
     """
 
-    amplifier: NDArray[np.int64]
-    group: NDArray[np.int64]
+    amplifier: IntArray
+    group: IntArray
     mean: FloatArray
     variance: FloatArray
     covariance: FloatArray
@@ -94,7 +92,7 @@ class TransferPoints:
         """Return the number of points."""
         return self.mean.size
 
-    def only(self, chosen: NDArray[np.bool_]) -> TransferPoints:
+    def only(self, chosen: BoolArray) -> TransferPoints:
         """Return some of the points."""
         return TransferPoints(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
@@ -184,7 +182,7 @@ class TransferGains:
         deviation = logarithm - centre
         return GainRatio(np.exp(deviation), error, self._contradicts(deviation, error), float(np.exp(centre)))
 
-    def _contradicts(self, deviation: FloatArray, error: FloatArray) -> NDArray[np.bool_]:
+    def _contradicts(self, deviation: FloatArray, error: FloatArray) -> BoolArray:
         with np.errstate(invalid="ignore"):
             size = np.abs(deviation)
             return (size > SIGNIFICANT * np.hypot(error, self.unseen)) & (size > SYSTEMATIC)
@@ -206,7 +204,7 @@ class GainRatio:
 
     ratio: FloatArray
     error: FloatArray
-    contradicts: NDArray[np.bool_]
+    contradicts: BoolArray
     level: float
 
     @property
@@ -264,10 +262,10 @@ class _Problem:
 
     points: TransferPoints
     curvature: CurvaturePrior
-    measured: NDArray[np.bool_]
+    measured: BoolArray
     variance: FloatArray
     covariance: FloatArray
-    trusted: NDArray[np.bool_]
+    trusted: BoolArray
 
     @classmethod
     def of(cls, points: TransferPoints, n_amplifiers: int, curvature: CurvaturePrior) -> _Problem:

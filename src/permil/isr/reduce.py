@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import isr as kernels
-from permil.arrays import ArrayPool
+from permil.arrays import ArrayPool, Float32Array, FloatArray, Int32Array
 from permil.camera import Amplifier, Camera, Detector
 from permil.engine import threaded_map
 from permil.errors import InputError, PermilError
@@ -28,8 +28,6 @@ from permil.isr.calibration.masks import grow_saturated
 from permil.isr.overscan import Overscan, describe_lost, measure_overscan
 from permil.products.masks import MaskPlane
 
-FloatArray = NDArray[np.float64]
-IntegerImage = NDArray[np.int32]
 # Raw rows that a thread reduces at a time if all segments are reduced together.
 _ROWS_TOGETHER = 128
 _OWN = threading.local()
@@ -63,7 +61,7 @@ class DetectorImage:
     """
 
     detector: Detector
-    image: NDArray[np.float32]
+    image: Float32Array
     mask: NDArray[np.int16]
     read_noise: FloatArray
     read_noise_err: FloatArray
@@ -78,7 +76,7 @@ class DetectorImage:
         """Variance that does not depend on the signal, per amplifier: read noise and overscan level."""
         return self.read_noise**2 + self.level_variance
 
-    def variance(self) -> NDArray[np.float32]:
+    def variance(self) -> Float32Array:
         """Return the variance plane: Poisson, read noise and overscan level, without the superbias, which all exposures share.
 
         The photon term is the signal itself (0 for negative signals), the only estimate from a single exposure.
@@ -134,7 +132,7 @@ def reduce_raw_file(
     groups = calibration.groups
     indices = range(len(detector.amplifiers))
 
-    def segment(amplifier: Amplifier, pixels: IntegerImage | None) -> IntegerImage:
+    def segment(amplifier: Amplifier, pixels: Int32Array | None) -> Int32Array:
         if getattr(_OWN, "pixels", np.empty(0)).shape != (amplifier.ny_raw, amplifier.nx_raw):
             _OWN.pixels = np.empty((amplifier.ny_raw, amplifier.nx_raw), dtype=np.int32)
         pixels = _OWN.pixels if pixels is None else pixels
@@ -142,13 +140,13 @@ def reduce_raw_file(
             return raw_file.segment(amplifier.name, pixels)
         return read_rows(raw_file, amplifier.name, rows, pixels=pixels)
 
-    def measure(index: int, pixels: IntegerImage | None) -> tuple[IntegerImage, Overscan, bool]:
+    def measure(index: int, pixels: Int32Array | None) -> tuple[Int32Array, Overscan, bool]:
         amplifier = detector.amplifiers[index]
         counts = segment(amplifier, pixels)
         overscan = measure_overscan(counts, amplifier, calibration.overscan, saturation_adu=calibration.saturation_adu)
         return counts[amplifier.data_slices[0]], overscan, is_dead(counts, overscan)
 
-    def reduce_rows(group: SegmentGroup, counts: list[IntegerImage], overscans: Sequence[Overscan], part: slice) -> bool:
+    def reduce_rows(group: SegmentGroup, counts: list[Int32Array], overscans: Sequence[Overscan], part: slice) -> bool:
         levels = np.array([overscan.level[part] for overscan in overscans])
         own_rows = [each[part] for each in counts]
         return kernels.reduce_segments(own_rows, (part.start, part.stop), group, gain[group.amplifiers], levels, image, mask)[1]
@@ -158,7 +156,7 @@ def reduce_raw_file(
         flagged = reduce_rows(groups[index], [counts], [overscan], slice(0, len(counts)))
         return overscan, dead, flagged
 
-    def measure_one(index: int) -> tuple[IntegerImage, Overscan, bool]:
+    def measure_one(index: int) -> tuple[Int32Array, Overscan, bool]:
         amplifier = detector.amplifiers[index]
         return measure(index, pool.empty((amplifier.ny_raw, amplifier.nx_raw), np.int32))
 

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage, special
 
-FloatArray = NDArray[np.float64]
-Image = NDArray[np.float32]
+from permil.arrays import BoolArray, Float32Array, FloatArray
 
 REACH = 3
 """Largest distance along rows and columns of pixels whose covariance is measured."""
@@ -93,7 +91,7 @@ class NoiseMoments:
 
 
 def noise_moments(
-    images: Image, usable: NDArray[np.bool_], *, noise_variance: FloatArray, level_variance: FloatArray
+    images: Float32Array, usable: BoolArray, *, noise_variance: FloatArray, level_variance: FloatArray
 ) -> NoiseMoments:
     """Return the moments of repeated images of one amplifier.
 
@@ -139,7 +137,7 @@ def _cells(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
 
 
 def _fill_deviations(
-    images: Image, usable: NDArray[np.bool_], cell: tuple[slice, slice], deviations: Image, outliers: NDArray[np.bool_]
+    images: Float32Array, usable: BoolArray, cell: tuple[slice, slice], deviations: Float32Array, outliers: BoolArray
 ) -> float:
     """Fill the deviations of a cell, over the root of the light, and mark its outliers; return its mean (NaN: too few pixels)."""
     good = usable[cell]
@@ -163,8 +161,8 @@ def _fill_deviations(
 
 
 def _moments(
-    deviations: Image,
-    usable: NDArray[np.bool_],
+    deviations: Float32Array,
+    usable: BoolArray,
     cells: list[tuple[slice, slice]],
     means: FloatArray,
     noise_variance: FloatArray,
@@ -203,7 +201,7 @@ def _moments(
     )
 
 
-def _products(first: Image, second: Image, cells: list[tuple[slice, slice]]) -> FloatArray:
+def _products(first: Float32Array, second: Float32Array, cells: list[tuple[slice, slice]]) -> FloatArray:
     """Return the sum over each cell of the first image times the sum of the second one over each shell around the pixel."""
     result = np.zeros((len(cells), REACH))
     padded = np.pad(second, REACH)

@@ -21,17 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import ArrayPool
+from permil.arrays import ArrayPool, Float32Array, FloatArray, Int32Array, IntArray
 from permil.camera import Detector
 from permil.products.masks import is_good
-
-FloatArray = NDArray[np.float64]
-
 
 MOST_FRAMES = 65535
 
 
-def relative_light(light: ArrayLike) -> NDArray[np.float32]:
+def relative_light(light: ArrayLike) -> Float32Array:
     """Return q of the frames: their light relative to that of the first, in the precision of the sums."""
     amounts = np.asarray(light, dtype=np.float64)
     return (amounts / amounts[0]).astype(np.float32)
@@ -40,9 +37,9 @@ def relative_light(light: ArrayLike) -> NDArray[np.float32]:
 class Averages(NamedTuple):
     """Results per pixel: mean, its variance, mask, and the numbers of frames kept and rejected."""
 
-    image: NDArray[np.float32]
-    variance: NDArray[np.float32]
-    mask: NDArray[np.int32]
+    image: Float32Array
+    variance: Float32Array
+    mask: Int32Array
     kept: NDArray[np.uint16]
     rejected: NDArray[np.uint8]
 
@@ -80,15 +77,15 @@ class Doubtful(NamedTuple):
     their three q, and the number of measurements, shape (n, 10).
     """
 
-    places: NDArray[np.int64]
-    sums: NDArray[np.float64]
+    places: IntArray
+    sums: FloatArray
 
 
 class RowFit(NamedTuple):
     """Chi-square of the frames about their mean and its degrees of freedom, over the unflagged pixels of each row of an amplifier."""
 
-    chi_square: NDArray[np.float64]
-    freedom: NDArray[np.int64]
+    chi_square: FloatArray
+    freedom: IntArray
 
     @classmethod
     def empty(cls, n_rows: int) -> RowFit:
@@ -132,9 +129,9 @@ class Stack:
     """
 
     detector: Detector
-    image: NDArray[np.float32]
-    variance: NDArray[np.float32]
-    mask: NDArray[np.int32]
+    image: Float32Array
+    variance: Float32Array
+    mask: Int32Array
     kept: NDArray[np.uint16]
     rejected: NDArray[np.uint8]
     light: FloatArray
@@ -152,7 +149,7 @@ class Stack:
         return int(self.rejected.sum(dtype=np.int64))
 
 
-def frame_light(image: NDArray[np.float32], mask: NDArray[Any]) -> float:
+def frame_light(image: Float32Array, mask: NDArray[Any]) -> float:
     """Return the median signal over good pixels (a regular sample of large frames); NaN without good pixels.
 
     The ratio of two such medians is the ratio of the light of two frames of one scene, to some 1e-5, without the noise of the
@@ -163,7 +160,7 @@ def frame_light(image: NDArray[np.float32], mask: NDArray[Any]) -> float:
     return median_light(sample[is_good(sample_mask)])
 
 
-def median_light(sample: NDArray[np.float32]) -> float:
+def median_light(sample: Float32Array) -> float:
     """Return the median of finite signals; NaN for an empty sample."""
     if sample.size == 0:
         return np.nan

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from permil._kernels import isr as kernels
-from permil.arrays import ArrayPool
+from permil.arrays import ArrayPool, BoolArray, Float32Array, FloatArray, Int32Array, IntArray
 from permil.camera import Detector
 from permil.engine import threaded_map
 from permil.errors import InputError, RawFormatError
@@ -48,9 +47,7 @@ from permil.isr.stack import (
 )
 from permil.products.masks import is_usable
 
-FloatArray = NDArray[np.float64]
-
-# Rows that are read at a time, bytes when decoded to 16 bits.
+# IntArray that are read at a time, bytes when decoded to 16 bits.
 _PROBED_AT_A_TIME = 4_000_000
 
 
@@ -84,11 +81,11 @@ class ProbedFile:
     gain: FloatArray
     median: float
     is_usable: bool
-    dead: NDArray[np.bool_]
+    dead: BoolArray
     clip: FloatArray
     noise_variance: FloatArray
     overscans: tuple[Overscan, ...]
-    lost: tuple[NDArray[np.int64], ...]
+    lost: tuple[IntArray, ...]
 
 
 class Steps(NamedTuple):
@@ -108,14 +105,14 @@ class RowSamples(NamedTuple):
     measurement, shape (n_segments, n_rows).
     """
 
-    overscans: NDArray[np.int32]
-    n_overscans: NDArray[np.int64]
-    lowest: NDArray[np.int32]
-    highest: NDArray[np.int32]
-    light: NDArray[np.float32]
-    n_light: NDArray[np.int64]
-    n_usable: NDArray[np.int64]
-    lost: NDArray[np.bool_]
+    overscans: Int32Array
+    n_overscans: IntArray
+    lowest: Int32Array
+    highest: Int32Array
+    light: Float32Array
+    n_light: IntArray
+    n_usable: IntArray
+    lost: BoolArray
 
     @classmethod
     def empty(cls, group: SegmentGroup, n_rows: int, steps: Steps) -> RowSamples:
@@ -219,8 +216,6 @@ def damaged_segment(raw_file: RawFile, extname: str) -> RawFormatError:
     )
 
 
-Rows = NDArray[np.int64]
-
 # Coded rows that a thread holds at a time, bytes; rows in a block, divided by the number of segments.
 _READ_AT_A_TIME = 8_000_000
 _ROWS_TOGETHER = 1024
@@ -260,13 +255,13 @@ class FrameRows(NamedTuple):
     deviations from the mean of the overscan, and their degrees of freedom.
     """
 
-    light: NDArray[np.float32]
+    light: Float32Array
     gain: FloatArray
-    dead: NDArray[np.bool_]
+    dead: BoolArray
     clip: FloatArray
     level: FloatArray
     squares: FloatArray
-    freedom: NDArray[np.int64]
+    freedom: IntArray
 
 
 class SumsOfRows(NamedTuple):
@@ -279,9 +274,9 @@ class SumsOfRows(NamedTuple):
 
     damaged_file: int
     damaged_segment: int
-    runs: NDArray[np.int64]
-    lost: NDArray[np.int64]
-    places: NDArray[np.int64]
+    runs: IntArray
+    lost: IntArray
+    places: IntArray
     sums: FloatArray
 
 
@@ -291,9 +286,9 @@ class Spread(NamedTuple):
     k goes from ``first[f, s, i]`` to ``first[f, s, i + 1] - 1`` (``first`` is empty if nothing is saturated); columns are raw.
     """
 
-    first: NDArray[np.int64]
-    start: NDArray[np.int64]
-    stop: NDArray[np.int64]
+    first: IntArray
+    start: IntArray
+    stop: IntArray
 
     @classmethod
     def nothing(cls) -> Spread:
@@ -304,10 +299,10 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class _RowBlock:
-    """Rows of some segments that are stacked together, through all files."""
+    """IntArray of some segments that are stacked together, through all files."""
 
     group: SegmentGroup
-    rows: Rows
+    rows: IntArray
 
 
 @dataclass(frozen=True)
@@ -318,8 +313,8 @@ class _Exceptions:
     pixels that wait for their test.
     """
 
-    runs: Rows
-    lost: Rows
+    runs: IntArray
+    lost: IntArray
     doubtful: list[Doubtful]
 
 
@@ -402,7 +397,7 @@ class _Stacking:
         damage = self._damage(np.concatenate([part.lost for part in found]))
         return FileStack(stack, self.gain * noise.read_noise, self.gain * noise.read_noise_err, noise.level, damage)
 
-    def _damage(self, lost: Rows) -> tuple[tuple[int, str], ...]:
+    def _damage(self, lost: IntArray) -> tuple[tuple[int, str], ...]:
         """Return a sentence for each segment with lost rows; blank segments are left out."""
         found = []
         for file in np.unique(lost[:, 0]).tolist():
@@ -427,7 +422,7 @@ class _Stacking:
             found, _ = self._add_all(blocks, variance)
         return noise, variance, found
 
-    def _blocks(self, runs: Rows | None = None) -> list[_RowBlock]:
+    def _blocks(self, runs: IntArray | None = None) -> list[_RowBlock]:
         """Return blocks of all rows, or of the rows with runs, in the order of readout."""
         blocks = []
         for group in self.calibration.groups:
@@ -439,7 +434,7 @@ class _Stacking:
         return blocks
 
     def _add_all(
-        self, blocks: list[_RowBlock], noise_variance: FloatArray, grown: Rows | None = None
+        self, blocks: list[_RowBlock], noise_variance: FloatArray, grown: IntArray | None = None
     ) -> tuple[list[_Exceptions], OverscanSums]:
         """Sum and average blocks of rows; ``noise_variance`` is a lower limit, by amplifier."""
         sums, found = OverscanSums(self.gain.shape), []
@@ -450,7 +445,7 @@ class _Stacking:
             found.append(part)
         return found, sums
 
-    def _add(self, block: _RowBlock, noise_variance: FloatArray, grown: Rows | None) -> tuple[FrameRows, _Exceptions]:
+    def _add(self, block: _RowBlock, noise_variance: FloatArray, grown: IntArray | None) -> tuple[FrameRows, _Exceptions]:
         group, own = block.group, block.group.amplifiers
         places = [[of_file[index] for index in own] for of_file in self.places]
         frames = self._frames(block)
@@ -517,7 +512,7 @@ class _Stacking:
         return fit
 
 
-def spread_of(runs: Rows, n_files: int, amplifiers: Rows, rows: Rows) -> Spread:
+def spread_of(runs: IntArray, n_files: int, amplifiers: IntArray, rows: IntArray) -> Spread:
     """Return runs (see `grown_runs`) by file, amplifier and row.
 
     Parameters
@@ -538,7 +533,7 @@ def spread_of(runs: Rows, n_files: int, amplifiers: Rows, rows: Rows) -> Spread:
     return Spread(first, runs[order, 3].copy(), runs[order, 4].copy())
 
 
-def grown_runs(runs: Rows, detector: Detector, pixels: int) -> Rows:
+def grown_runs(runs: IntArray, detector: Detector, pixels: int) -> IntArray:
     """Return runs that cover all pixels within a square of ``2 pixels + 1`` around saturated ones, also in other segments.
 
     Parameters

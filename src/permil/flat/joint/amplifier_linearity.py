@@ -24,17 +24,15 @@ from dataclasses import dataclass, field, replace
 from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.details import fine_equations
 from permil.flat.joint.factor import inverse_of
 from permil.flat.joint.normal import DetectorRows
 from permil.flat.joint.solution import JointSolution
-
-FloatArray = NDArray[np.float64]
 
 REFERENCE_ELECTRONS = 50_000.0
 """Signal at which losses are given."""
@@ -110,7 +108,7 @@ class AmplifierLosses:
     """
 
     detector: list[str]
-    amplifier: NDArray[np.int64]
+    amplifier: IntArray
     loss: FloatArray
     covariance: FloatArray
     levels: dict[str, float]
@@ -154,7 +152,7 @@ class AmplifierLosses:
 def measure_losses(
     solution: JointSolution,
     detectors: Sequence[DetectorSignals],
-    amplifiers: Mapping[str, NDArray[np.int64]],
+    amplifiers: Mapping[str, IntArray],
     *,
     reference: float = REFERENCE_ELECTRONS,
     details_known: bool = False,
@@ -240,7 +238,7 @@ class StraightSignals(Sequence[DetectorSignals]):
         self,
         detectors: Sequence[DetectorSignals],
         losses: AmplifierLosses,
-        amplifiers: Mapping[str, NDArray[np.int64]],
+        amplifiers: Mapping[str, IntArray],
         *,
         reference: float = REFERENCE_ELECTRONS,
     ) -> None:
@@ -278,7 +276,7 @@ def errors_with_losses(
     losses: AmplifierLosses,
     errors: FlatCovariance,
     modes: CorrelatedModes,
-    amplifiers: Mapping[str, NDArray[np.int64]],
+    amplifiers: Mapping[str, IntArray],
     rows: Mapping[str, FloatArray],
     shared: Mapping[str, FloatArray],
 ) -> tuple[CorrelatedModes, dict[str, FloatArray], FloatArray]:
@@ -351,7 +349,7 @@ def _places_of(owners: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
     return {owner: place for place, owner in enumerate(owners)}
 
 
-def _places_in(places: Mapping[tuple[str, int], int], name: str, amplifier: NDArray[np.int64]) -> NDArray[np.int64]:
+def _places_in(places: Mapping[tuple[str, int], int], name: str, amplifier: IntArray) -> IntArray:
     """Return the place among the losses of the amplifier of each super-pixel; the first one where there is no light."""
     return np.array([places.get((name, number), 0) for number in amplifier.tolist()], dtype=np.int64)
 
@@ -363,7 +361,7 @@ class _DetailSearch:
         self,
         solution: JointSolution,
         detectors: Sequence[DetectorSignals],
-        amplifiers: Mapping[str, NDArray[np.int64]],
+        amplifiers: Mapping[str, IntArray],
         reference: float,
         places: Mapping[tuple[str, int], int],
     ) -> None:
@@ -442,7 +440,7 @@ class _DetailSearch:
 def _excess(
     better: JointSolution,
     detectors: Sequence[DetectorSignals],
-    amplifiers: Mapping[str, NDArray[np.int64]],
+    amplifiers: Mapping[str, IntArray],
     reference: float,
     found: Mapping[tuple[str, int], tuple[float, float]],
 ) -> float:
@@ -479,11 +477,11 @@ class _Signals:
     weights: FloatArray
     regressor: FloatArray
     means: FloatArray
-    lit: NDArray[np.bool_]
-    amplifier: NDArray[np.int64]
+    lit: BoolArray
+    amplifier: IntArray
 
     @classmethod
-    def of(cls, solution: JointSolution, detector: DetectorSignals, amplifier: NDArray[np.int64], reference: float) -> _Signals:
+    def of(cls, solution: JointSolution, detector: DetectorSignals, amplifier: IntArray, reference: float) -> _Signals:
         """Return the signals of a detector."""
         fit = solution.fit(detector)
         weights, total = fit.weights, fit.weights.sum(axis=0)
@@ -497,7 +495,7 @@ class _Signals:
         total = self.weights.sum(axis=0)
         return np.divide((self.weights * values).sum(axis=0), total, out=np.zeros(total.size), where=self.lit)
 
-    def members(self) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    def members(self) -> Iterator[tuple[int, BoolArray]]:
         """Yield the number of each amplifier that is lit, and its super-pixels."""
         for number in np.unique(self.amplifier[self.lit]):
             yield int(number), self.lit & (self.amplifier == number)
@@ -514,7 +512,7 @@ class _Signals:
         return np.ascontiguousarray(np.broadcast_to(share, self.weights.shape))
 
 
-def _gradient(derivatives: DetectorRows, size: int, values: FloatArray, chosen: NDArray[np.bool_] | None = None) -> FloatArray:
+def _gradient(derivatives: DetectorRows, size: int, values: FloatArray, chosen: BoolArray | None = None) -> FloatArray:
     """Return ``X' W v`` of the signals of a detector, or of some of its super-pixels, shape (size,)."""
     gradient = np.zeros(size)
     derivatives.add_gradient(gradient, values, chosen)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 from scipy import linalg
 
+from permil.arrays import BoolArray, FloatArray
 from permil.camera import Detector
 from permil.camera.frames import ccs_to_detector
 from permil.engine import threaded_map
@@ -24,8 +24,6 @@ from permil.flat.joint.photodiode import constants
 from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.solve import solve_again
 from permil.flat.shared_errors import shared_places
-
-FloatArray = NDArray[np.float64]
 
 _MEANINGS = {
     "photon": ("", "median error of a super-pixel from its own signals (the flat has all its pixels)"),
@@ -196,7 +194,7 @@ class Halves:
     early: SplitHalves
 
 
-def divisions(solution: JointSolution, is_scan: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def divisions(solution: JointSolution, is_scan: BoolArray) -> tuple[BoolArray, BoolArray]:
     """Return the odd exposures, and the earlier half of each kind.
 
     Parameters
@@ -211,9 +209,7 @@ def divisions(solution: JointSolution, is_scan: NDArray[np.bool_]) -> tuple[NDAr
     return odd_exposures(solution), early
 
 
-def compare_halves(
-    detectors: Sequence[DetectorSignals], divided: tuple[NDArray[np.bool_], NDArray[np.bool_]], parts: Sequence[Part]
-) -> Halves:
+def compare_halves(detectors: Sequence[DetectorSignals], divided: tuple[BoolArray, BoolArray], parts: Sequence[Part]) -> Halves:
     """Compare the solutions from halves of the data: without and with each of the two divisions in turn."""
     odd, early = divided
     return Halves(compare_parts(detectors, odd, *parts[:2]), compare_parts(detectors, early, *parts[2:]))
@@ -251,7 +247,7 @@ class SplitHalves:
         return float(np.sqrt(np.nanmean(np.square(both)))) / 2
 
 
-def odd_exposures(solution: JointSolution) -> NDArray[np.bool_]:
+def odd_exposures(solution: JointSolution) -> BoolArray:
     """Return a mask of every second exposure in the order of time."""
     order = np.argsort(np.argsort(solution.model.exposures.time, kind="stable"))
     return order % 2 == 1
@@ -272,11 +268,11 @@ class Part:
     """
 
     log_response: dict[str, FloatArray]
-    left_out: NDArray[np.bool_]
+    left_out: BoolArray
     chi_square: FloatArray
 
 
-def solve_part(solution: JointSolution, detectors: Sequence[DetectorSignals], held_out: NDArray[np.bool_]) -> Part:
+def solve_part(solution: JointSolution, detectors: Sequence[DetectorSignals], held_out: BoolArray) -> Part:
     """Solve without some exposures, well enough for a comparison.
 
     Raises
@@ -290,7 +286,7 @@ def solve_part(solution: JointSolution, detectors: Sequence[DetectorSignals], he
     return Part(part.log_response, part.left_out, part.tests.chi_square)
 
 
-def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], first: NDArray[np.bool_]) -> SplitHalves:
+def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], first: BoolArray) -> SplitHalves:
     """Solve with two parts of the exposures, side by side where the task may use threads, and compare.
 
     Parameters
@@ -304,13 +300,13 @@ def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], 
         If a part has no exposures.
     """
 
-    def solve(held_out: NDArray[np.bool_]) -> Part:
+    def solve(held_out: BoolArray) -> Part:
         return solve_part(solution, detectors, held_out)
 
     return compare_parts(detectors, first, *threaded_map(solve, (~first, first)))
 
 
-def compare_parts(detectors: Sequence[DetectorSignals], first: NDArray[np.bool_], *halves: Part) -> SplitHalves:
+def compare_parts(detectors: Sequence[DetectorSignals], first: BoolArray, *halves: Part) -> SplitHalves:
     """Compare the solutions from the first part of the exposures, and from the others; see `split_halves`."""
     difference, error = {}, {}
     for detector in detectors:

@@ -15,10 +15,10 @@ from functools import cached_property
 from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.engine import threaded_map
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
@@ -27,7 +27,6 @@ from permil.flat.joint.normal import DetectorFit, Tile, subtract_products, tiles
 from permil.flat.joint.solution import JointSolution
 from permil.flat.shared_errors import plane_matrix
 
-FloatArray = NDArray[np.float64]
 Region = Mapping[str, FloatArray]
 """Weights of the super-pixels of each detector that takes part; a mean has weights that sum to 1."""
 
@@ -113,7 +112,7 @@ class _RegionSums:
     def __init__(self, regions: Sequence[Region], size: int) -> None:
         self._rows, self._independent = np.zeros((len(regions), size)), np.zeros((len(regions), len(regions)))
         self._total = np.array([sum(float(weights.sum()) for weights in region.values()) for region in regions])
-        self._weights: dict[str, tuple[NDArray[np.int64], FloatArray]] = {}
+        self._weights: dict[str, tuple[IntArray, FloatArray]] = {}
         for name in {name for region in regions for name in region}:
             own = [number for number, region in enumerate(regions) if name in region]
             self._weights[name] = np.array(own), np.array([regions[number][name] for number in own])
@@ -222,7 +221,7 @@ class FlatCovariance:
                     sums.add(detector.name, tile)
         return sums.without(self._mean)
 
-    def planes(self, *, regions: Mapping[str, NDArray[np.bool_]] | None = None) -> tuple[FloatArray, FloatArray]:
+    def planes(self, *, regions: Mapping[str, BoolArray] | None = None) -> tuple[FloatArray, FloatArray]:
         """Fit a plane to the log response of each detector.
 
         Parameters
@@ -276,7 +275,7 @@ class FlatCovariance:
         rows, independent = self._linear
         return rows[:-2], independent[:-2, :-2]
 
-    def plane_operators(self, regions: Mapping[str, NDArray[np.bool_]] | None = None) -> Iterator[tuple[str, FloatArray]]:
+    def plane_operators(self, regions: Mapping[str, BoolArray] | None = None) -> Iterator[tuple[str, FloatArray]]:
         """Yield the name of each detector and the rows that fit a plane to its super-pixels with a response, shape (3, p)."""
         for detector in self.detectors:
             used = np.isfinite(self.solution.log_response[detector.name])
@@ -424,9 +423,7 @@ class FlatCovariance:
             columns = np.unique(np.concatenate([tile.columns for tile in own])) if own else np.zeros(0, dtype=np.int64)
             covariance = factor.covariance(columns)
 
-            def squares(
-                tile: Tile, columns: NDArray[np.int64] = columns, covariance: FloatArray = covariance
-            ) -> tuple[Tile, FloatArray]:
+            def squares(tile: Tile, columns: IntArray = columns, covariance: FloatArray = covariance) -> tuple[Tile, FloatArray]:
                 inside, shifts = np.searchsorted(columns, tile.columns), tile.shifts
                 products = shifts @ covariance[np.ix_(inside, inside)] - 2 * with_mean[tile.columns]
                 return tile, np.einsum("pk,pk->p", products, shifts) + of_mean
@@ -447,7 +444,7 @@ class FlatCovariance:
         return CorrelatedModes(patterns, independent, remainder, variance_of, common / self._pixels), shared
 
     def _shared(
-        self, weights: FloatArray, pieces: Sequence[Tile], columns: NDArray[np.int64], known: FloatArray, with_mean: FloatArray
+        self, weights: FloatArray, pieces: Sequence[Tile], columns: IntArray, known: FloatArray, with_mean: FloatArray
     ) -> FloatArray:
         """Return the covariance of sums of what the super-pixels of a detector have in common.
 
@@ -486,7 +483,7 @@ class FlatCovariance:
         return np.asarray(seen @ turn[:, kept] / np.sqrt(strength[kept]))
 
 
-def plane_operator(x_mm: FloatArray, y_mm: FloatArray, used: NDArray[np.bool_]) -> FloatArray:
+def plane_operator(x_mm: FloatArray, y_mm: FloatArray, used: BoolArray) -> FloatArray:
     """Return the rows that turn values at places into level at their mean place and gradients (least squares), shape (3, p)."""
     rows = np.zeros((3, x_mm.size))
     if used.sum() < 3:

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.arrays import plain_array, plain_flags, plain_image
+from permil.arrays import BoolArray, FloatArray, IntArray, plain_array, plain_flags, plain_image
 from permil.errors import FlatError
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,9 @@ class ExposureList:
     y_mm: FloatArray
     log_photodiode: FloatArray
     time: FloatArray
-    move: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    move: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     regressors: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
-    epoch: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    epoch: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         """Check, and number the stage moves where they are not given."""
@@ -89,7 +87,7 @@ class ExposureList:
             object.__setattr__(self, name, _whole(getattr(self, name), name))
         object.__setattr__(self, "regressors", plain_array(self.regressors, name="regressors", ndim=2))
 
-    def _moves(self) -> NDArray[np.int64]:
+    def _moves(self) -> IntArray:
         order = np.argsort(self.time, kind="stable")
         moved = (np.diff(self.x_mm[order]) != 0) | (np.diff(self.y_mm[order]) != 0)
         numbers = np.empty(len(order), dtype=np.int64)
@@ -106,7 +104,7 @@ class ExposureList:
         return np.column_stack([self.x_mm, self.y_mm])
 
 
-def _whole(values: Any, name: str) -> NDArray[np.int64]:
+def _whole(values: Any, name: str) -> IntArray:
     """Return whole numbers as a plain array.
 
     Raises
@@ -122,7 +120,7 @@ def _whole(values: Any, name: str) -> NDArray[np.int64]:
     return numbers.astype(np.int64)
 
 
-def epochs_between_pauses(time: FloatArray) -> NDArray[np.int64]:
+def epochs_between_pauses(time: FloatArray) -> IntArray:
     """Return the number of the epoch of each exposure, counted from 0: a new one begins after each pause.
 
     A pause lasts more than `PAUSE` times the usual time from one exposure to the next.
@@ -201,7 +199,7 @@ class DetectorSignals:
     name: str
     x_mm: FloatArray
     y_mm: FloatArray
-    exposures: NDArray[np.int64]
+    exposures: IntArray
     log_signal: NDArray[np.floating]
     variance: NDArray[np.floating]
 
@@ -233,7 +231,7 @@ class DetectorSignals:
         weights[~np.isfinite(self.log_signal)] = 0.0
         return weights
 
-    def only(self, exposures: NDArray[np.bool_]) -> DetectorSignals:
+    def only(self, exposures: BoolArray) -> DetectorSignals:
         """Return the signals in those exposures of the list for which the mask is true."""
         kept = plain_flags(exposures, name="exposures")[self.exposures]
         return DetectorSignals(self.name, self.x_mm, self.y_mm, self.exposures[kept], self.log_signal[kept], self.variance[kept])

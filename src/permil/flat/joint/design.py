@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg, optimize, sparse
 from scipy.sparse import csgraph
 
+from permil.arrays import FloatArray, IntArray
 from permil.errors import FlatError
 from permil.flat.joint.covariance import plane_operator
 from permil.flat.joint.data import DetectorSignals, ExposureList
@@ -23,8 +23,6 @@ from permil.flat.joint.model import JointModel, make_model
 from permil.flat.joint.normal import fit_detector, normal_equations, tiles
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.prior import Prior
-
-FloatArray = NDArray[np.float64]
 
 _MOST_SUPER_PIXELS = 20_000
 _BREADTH = 1e-12
@@ -66,7 +64,7 @@ class DesignReport:
 
 
 def footprint(
-    name: str, x_mm: FloatArray, y_mm: FloatArray, exposures: NDArray[np.int64], relative_error: float | FloatArray
+    name: str, x_mm: FloatArray, y_mm: FloatArray, exposures: IntArray, relative_error: float | FloatArray
 ) -> DetectorSignals:
     """Return a detector as it will be lit: super-pixels, exposures, and the relative error of a signal.
 
@@ -245,9 +243,9 @@ def name_modes(
     basis: FloatArray,
     x_mm: FloatArray,
     y_mm: FloatArray,
-    detector_of: NDArray[np.int64],
+    detector_of: IntArray,
     names: Sequence[str],
-    sets: Sequence[NDArray[np.int64]],
+    sets: Sequence[IntArray],
 ) -> list[UndeterminedMode]:
     """Name what spans a space of undetermined flats, the mean of a flat taken off.
 
@@ -308,7 +306,7 @@ class _Naming:
         self.left = self.left @ turn[:, 1:]
 
 
-def tied_sets(exposures: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+def tied_sets(exposures: Sequence[IntArray]) -> list[IntArray]:
     """Return sets of numbers of detectors that have exposures in common, directly or through others.
 
     Parameters

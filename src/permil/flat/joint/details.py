@@ -24,9 +24,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg, sparse
 
+from permil.arrays import FloatArray, IntArray
 from permil.engine import threaded_map
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
@@ -35,9 +35,6 @@ from permil.flat.joint.normal import DetectorFit, DetectorRows, fit_detector
 from permil.flat.joint.prior import Prior, roughness_of
 from permil.flat.joint.solution import Certificate, DetailErrors, JointSolution
 from permil.flat.joint.spline import SplineGrid
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 MOST_COEFFICIENTS = 60_000
 """Of the fine beam: the factor of their band takes 0.4 GB."""

@@ -6,17 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from permil._kernels.joint import slopes_along
+from permil.arrays import FloatArray
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import DetectorFit, fit_detector
 from permil.flat.joint.photodiode import READING_LIMIT, constants, deviations_from_others
 from permil.flat.joint.prior import Prior
 from permil.flat.joint.weather import ORDERS, PATTERNS, pattern_values
-
-FloatArray = NDArray[np.float64]
 
 LEFT_OUT = 1e-12
 """Factor of the weight of an exposure that is left out: it has no effect, but what is wrong with it is still seen."""

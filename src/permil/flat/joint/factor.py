@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg
 
 from permil._kernels.joint import mirror_upper
+from permil.arrays import FloatArray
 from permil.engine import threaded_map
 
-FloatArray = NDArray[np.float64]
 Argument = TypeVar("Argument")
 
 _PANEL = 192

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.gains import TIME_FUNCTIONS, StepTerm
 from permil.flat.joint.normal import fit_detector
 from permil.flat.joint.solution import JointSolution
-
-FloatArray = NDArray[np.float64]
 
 _LEAST_SIGNIFICANCE, _LEAST_CONFIRMED = 7.0, 5.0
 """Standard errors that the residuals must show for a step, and then the solution in which its size is unknown."""
@@ -51,7 +49,7 @@ class GainStep:
 
 
 def find_gain_steps(
-    solution: JointSolution, detectors: Sequence[DetectorSignals], amplifiers: Mapping[str, NDArray[np.int64]]
+    solution: JointSolution, detectors: Sequence[DetectorSignals], amplifiers: Mapping[str, IntArray]
 ) -> list[GainStep]:
     """Return the steps that residuals of amplifiers show.
 
@@ -90,7 +88,7 @@ def find_gain_steps(
 
 
 def new_steps(
-    solution: JointSolution, detectors: Sequence[DetectorSignals], amplifiers: Mapping[str, NDArray[np.int64]]
+    solution: JointSolution, detectors: Sequence[DetectorSignals], amplifiers: Mapping[str, IntArray]
 ) -> tuple[StepTerm, ...]:
     """Return the steps that residuals show and that are no unknowns of a solution yet, in the order of detectors and time."""
     exposures, known = solution.model.exposures, solution.model.gain_steps
@@ -122,7 +120,7 @@ def solved_steps(solution: JointSolution) -> list[GainStep]:
     ]
 
 
-def are_steps(solution: JointSolution) -> NDArray[np.bool_]:
+def are_steps(solution: JointSolution) -> BoolArray:
     """Return which of the steps that are unknowns of a solution it confirms; the others were echoes of these."""
     return np.array(
         [abs(step.size) > max(_LEAST_CONFIRMED * step.size_err, _LEAST_SIZE) for step in solved_steps(solution)], dtype=bool

@@ -22,12 +22,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.flat.joint.temperature import smooth_temperature
-
-FloatArray = NDArray[np.float64]
 
 OWN_COEFFICIENT, COMMON_COEFFICIENT = 1.5e-4, 1.5e-4
 """Standard deviations of a board's coefficient about that of all boards, and of that about the camera's nominal one, per deg C."""
@@ -103,7 +101,7 @@ class BoardReadings:
 
     name: str
     detectors: tuple[str, ...]
-    exposures: NDArray[np.int64]
+    exposures: IntArray
     temperature: FloatArray
 
 
@@ -132,8 +130,8 @@ class BoardTerms:
     board_of: Mapping[str, int]
     values: FloatArray = field(repr=False)
     offset: FloatArray = field(repr=False)
-    blind: NDArray[np.bool_]
-    read: NDArray[np.bool_] = field(repr=False)
+    blind: BoolArray
+    read: BoolArray = field(repr=False)
     coefficient: Coefficient
 
     @property
@@ -302,5 +300,5 @@ class StepTerm:
     detector: str
     amplifier: int
     exposure: int
-    pixels: NDArray[np.bool_] = field(repr=False)
-    before: NDArray[np.bool_] = field(repr=False)
+    pixels: BoolArray = field(repr=False)
+    before: BoolArray = field(repr=False)

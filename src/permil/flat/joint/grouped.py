@@ -15,16 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg, sparse
 from scipy.sparse import csgraph
 
 from permil._kernels.joint import mirror_upper
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.flat.joint.factor import factorise_rows, inverse_of, lower_factor
 from permil.flat.joint.normal import subtract_products
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 _LARGEST = 1000
 """Members of a group beyond which they stay with the rest."""
@@ -56,7 +53,7 @@ class Group:
         factor = linalg.cholesky(self.own + np.diag(diagonal[self.members]), lower=True, check_finite=False)
         return Group(self.members, self.columns, factor, _solve(factor, self.cross))
 
-    def without(self, chosen: NDArray[np.bool_], places: IntArray) -> Group:
+    def without(self, chosen: BoolArray, places: IntArray) -> Group:
         """Return the members that are not chosen, coupled with the chosen ones as with the rest.
 
         Parameters
@@ -241,7 +238,7 @@ class GroupedMatrix:
         result -= coupled @ left[:, count:].T
         return result, left[:, :count] + coupled @ products[count:, :count]
 
-    def _in_order(self, order: IntArray, place_of: IntArray, chosen: NDArray[np.bool_]) -> FloatArray:
+    def _in_order(self, order: IntArray, place_of: IntArray, chosen: BoolArray) -> FloatArray:
         """Return the matrix of some unknowns in an order, upper triangle; those of groups come last."""
         matrix = np.zeros((len(order), len(order)))
         places = place_of[self.rest]

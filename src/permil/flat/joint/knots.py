@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg, sparse
 
+from permil.arrays import BoolArray, FloatArray
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList
 from permil.flat.joint.factor import factorise_rows
@@ -152,7 +152,7 @@ def _at_start(exposures: ExposureList, detector: DetectorSignals, spacing_mm: fl
     return model, normal_equations(model, [detector], model.start())
 
 
-def _stands_out(model: JointModel, richest: DetectorSignals, equations: NormalEquations) -> NDArray[np.bool_]:
+def _stands_out(model: JointModel, richest: DetectorSignals, equations: NormalEquations) -> BoolArray:
     """Return which exposures stand out with coarse knots already: one defective exposure would ask for the finest knots."""
     exposures = model.exposures
     prior = Prior(model, (_STIFFNESS,), _PHOTODIODE, np.isfinite(exposures.log_photodiode))
@@ -176,8 +176,6 @@ def _expected_gain(evidence: Sequence[float]) -> float:
         return 0.0
     return float(last * min(last / before, 1.0)) if before > 0 else float(last)
 
-
-FloatArray = NDArray[np.float64]
 
 _BOUNDS = (1.0, 1e12)
 _FIRST_STEP = 1.0

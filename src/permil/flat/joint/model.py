@@ -18,16 +18,15 @@ from functools import cached_property, wraps
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
+from permil.arrays import FloatArray, IntArray
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList
 from permil.flat.joint.gains import BoardTerms, StepTerm
 from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import PATTERNS, WeatherFrame
 
-FloatArray = NDArray[np.float64]
 Result = TypeVar("Result")
 
 
@@ -87,8 +86,8 @@ class GainGroup:
         Part of the logarithm that no unknown changes.
     """
 
-    pixels: NDArray[np.int64]
-    columns: NDArray[np.int64]
+    pixels: IntArray
+    columns: IntArray
     values: FloatArray
     offset: FloatArray
 
@@ -97,7 +96,7 @@ class GainGroup:
         return self.offset + self.values @ vector[self.columns]
 
 
-def _as_arrays(columns: Sequence[int], values: Sequence[FloatArray], count: int) -> tuple[NDArray[np.int64], FloatArray]:
+def _as_arrays(columns: Sequence[int], values: Sequence[FloatArray], count: int) -> tuple[IntArray, FloatArray]:
     """Return places, and values as columns, shapes (m,) and (count, m)."""
     return np.array(columns, dtype=np.int64), np.array(values, dtype=np.float64).reshape(len(columns), count).T
 
@@ -145,7 +144,7 @@ class JointModel:
         return slice(start, start + len(self.exposures))
 
     @cached_property
-    def move_numbers(self) -> NDArray[np.int64]:
+    def move_numbers(self) -> IntArray:
         """Number of the stage move of each exposure, from 0 without gaps."""
         return np.unique(self.exposures.move, return_inverse=True)[1].astype(np.int64)
 
@@ -246,7 +245,7 @@ class JointModel:
         return groups
 
     @_kept
-    def further_columns(self, vector: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+    def further_columns(self, vector: FloatArray) -> tuple[IntArray, FloatArray]:
         """Return the unknowns of each exposure besides the patterns, and how the logarithm depends on them.
 
         Returns
@@ -285,7 +284,7 @@ class JointModel:
         return self.details.grid, self.details.prolongation @ coefficients + self.details.coefficients
 
     @_kept
-    def light_arrays(self, vector: FloatArray) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
+    def light_arrays(self, vector: FloatArray) -> tuple[IntArray, FloatArray, FloatArray]:
         """Return what compiled loops need to predict the light: see `pattern_arrays`, and the vector with the whole beam behind it."""
         counts, places = self.pattern_arrays()
         if self.details is None:
@@ -295,7 +294,7 @@ class JointModel:
         places[0, :3] = (*grid.origin, grid.spacing)
         return counts, places, np.concatenate([vector, coefficients])
 
-    def pattern_arrays(self) -> tuple[NDArray[np.int64], FloatArray]:
+    def pattern_arrays(self) -> tuple[IntArray, FloatArray]:
         """Return what compiled loops need of the patterns.
 
         Returns

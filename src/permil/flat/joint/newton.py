@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import LEFT_OUT, SHAPE_LIMIT, ExposureTests, exposure_tests
 from permil.flat.joint.gains import BoardPrior, StepTerm, fit_time_rms
@@ -36,8 +36,6 @@ from permil.flat.joint.photodiode import (
 from permil.flat.joint.prior import Prior, common_deviation, roughness_of
 from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.weather import Weather, WeatherFrame, fit_weather
-
-FloatArray = NDArray[np.float64]
 
 _FIRST_PHOTODIODE = PhotodiodeModel(0.01, 0.01)
 _FIRST_STIFFNESS = 1e4
@@ -81,7 +79,7 @@ class Solver:
         *,
         start: Start | None = None,
         near: float = NEAR,
-        held_out: NDArray[np.bool_] | None = None,
+        held_out: BoolArray | None = None,
         is_first: bool = False,
         settles: bool = True,
     ) -> None:
@@ -136,7 +134,7 @@ class Solver:
         model = replace(self.model, gain_steps=(*self.model.gain_steps, *steps))
         return self._continued(model, np.insert(self.vector, self.model.step_sizes.stop, np.zeros(len(steps))))
 
-    def without_steps(self, dropped: NDArray[np.bool_]) -> Solver:
+    def without_steps(self, dropped: BoolArray) -> Solver:
         """Return a solver from here on without some of the steps of amplifiers."""
         kept = tuple(step for step, is_dropped in zip(self.model.gain_steps, dropped, strict=True) if not is_dropped)
         vector = np.delete(self.vector, self.model.step_sizes.start + np.flatnonzero(dropped))

@@ -18,7 +18,6 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from permil._kernels.joint import (
     add_blocks,
@@ -31,11 +30,10 @@ from permil._kernels.joint import (
     subtract_rows,
     sum_tile,
 )
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.engine import threaded_map
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.model import GainGroup, JointModel
-
-FloatArray = NDArray[np.float64]
 
 _TILE_MM = 10.5
 """Side of the tiles: large enough for matrix products, small enough to depend on few splines."""
@@ -57,8 +55,8 @@ class Tile:
         ``W``.
     """
 
-    pixels: NDArray[np.int64]
-    columns: NDArray[np.int64]
+    pixels: IntArray
+    columns: IntArray
     sums: FloatArray
     moments: FloatArray
 
@@ -88,10 +86,10 @@ class TilePlan:
         See `JointModel.further_columns`.
     """
 
-    pixels: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    windows: NDArray[np.int64]
-    further: NDArray[np.int64]
+    pixels: IntArray
+    columns: IntArray
+    windows: IntArray
+    further: IntArray
     parts: FloatArray
 
     @property
@@ -143,16 +141,14 @@ class DetectorRows:
         return result
 
     @cached_property
-    def _slopes(self) -> NDArray[np.float32]:
+    def _slopes(self) -> Float32Array:
         """Derivatives of the logarithms with respect to the projector's position, shape (e, 2, p)."""
         detector = self._detector
         slopes = np.empty((len(self._centres), 2, len(detector.x_mm)))
         slopes_along(detector.x_mm, detector.y_mm, self._centres, self._counts, self._places, self._vector, slopes)
         return slopes.astype(np.float32)
 
-    def add_gradient(
-        self, gradient: FloatArray, residual: FloatArray | None = None, chosen: NDArray[np.bool_] | None = None
-    ) -> None:
+    def add_gradient(self, gradient: FloatArray, residual: FloatArray | None = None, chosen: BoolArray | None = None) -> None:
         """Add ``sum w x r`` of all signals, shape (unknowns,), for their residuals or others in place of these.
 
         Parameters
@@ -203,9 +199,9 @@ class DetectorRows:
         sum_tile(x, y, weights, self._centres, *state, plan.windows, positions, sums, moments, blocks)
         return Tile(pixels, used, sums, moments)
 
-    def _tile_pixels(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]]:
+    def _tile_pixels(self) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
         """Yield the super-pixels of each tile, of one group each, with their further unknowns and parts."""
-        is_lit: NDArray[np.bool_] = np.asarray(self._weights.any(axis=0))
+        is_lit: BoolArray = np.asarray(self._weights.any(axis=0))
         for pixels, further, parts in self._groups:
             lit = pixels[is_lit[pixels]]
             if not lit.size:
@@ -218,7 +214,7 @@ class DetectorRows:
                 yield tile, further, parts
 
 
-def _with_gains(columns: NDArray[np.int64], parts: FloatArray, group: GainGroup) -> tuple[NDArray[np.int64], FloatArray]:
+def _with_gains(columns: IntArray, parts: FloatArray, group: GainGroup) -> tuple[IntArray, FloatArray]:
     """Return further unknowns (rising) and parts with those of the gains of a group."""
     if not group.columns.size:
         return columns, parts
@@ -230,7 +226,7 @@ def _with_gains(columns: NDArray[np.int64], parts: FloatArray, group: GainGroup)
     return np.ascontiguousarray(columns[:, order]), np.ascontiguousarray(np.concatenate([parts, of_gains], axis=1)[:, order])
 
 
-Product = tuple[NDArray[np.int64], FloatArray]
+Product = tuple[IntArray, FloatArray]
 """Unknowns (rising) and rows ``R`` of them, shape (p, unknowns), that stand for ``R' R``."""
 
 _CHUNK_BYTES = 2**25
@@ -358,7 +354,7 @@ def normal_equations(
     *,
     threshold: float = np.inf,
     exposure_weights: FloatArray | None = None,
-    held_out: NDArray[np.bool_] | None = None,
+    held_out: BoolArray | None = None,
     with_matrix: bool = True,
     progress: Callable[[float], None] | None = None,
 ) -> NormalEquations:

@@ -25,11 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.flat.joint.factor import inverse_of
 from permil.flat.joint.tridiagonal import Tridiagonal
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 NO_DRIFT_PRIOR = 0.8
 """Prior probability that there is no process in time, no linear drift and no offsets of epochs, each."""
@@ -166,7 +164,7 @@ class PhotodiodeModel:
         """Return the same white noise alone."""
         return PhotodiodeModel(self.white, self.white_err)
 
-    def covariance(self, time: FloatArray, epoch: NDArray[np.int64] | None = None) -> FloatArray:
+    def covariance(self, time: FloatArray, epoch: IntArray | None = None) -> FloatArray:
         """Return the covariance of the readings at some times, averaged over the hypotheses.
 
         Parameters
@@ -194,7 +192,7 @@ class PhotodiodeModel:
             result += variance * drift_correlation(time, length, smooth=smooth)
         return result
 
-    def precision(self, time: FloatArray, regressors: FloatArray, epoch: NDArray[np.int64] | None = None) -> FloatArray:
+    def precision(self, time: FloatArray, regressors: FloatArray, epoch: IntArray | None = None) -> FloatArray:
         """Return the precision of the scales at some times with the constant and the regressors free, shape (n, n)."""
         return _precision(self.covariance(time, epoch), constants(regressors, len(time)))
 
@@ -314,13 +312,13 @@ class _Components:
     """
 
     columns: FloatArray
-    groups: NDArray[np.int64]
+    groups: IntArray
     priors: FloatArray
     effects: FloatArray
     times: FloatArray
 
     @classmethod
-    def of(cls, time: FloatArray, epoch: NDArray[np.int64], steps: Sequence[float]) -> _Components:
+    def of(cls, time: FloatArray, epoch: IntArray, steps: Sequence[float]) -> _Components:
         columns: list[NDArray[Any]] = [_phase(time)]
         groups, priors = [0], [1.0 - NO_DRIFT_PRIOR]
         starts = sorted((float(time[epoch == number].min()), int(number)) for number in np.unique(epoch))
@@ -345,7 +343,7 @@ class _Posterior:
 
     log_evidence: FloatArray
     white_variance: FloatArray
-    kernel: NDArray[np.int64]
+    kernel: IntArray
     ratio: FloatArray
     effect_variance: FloatArray
     effects: FloatArray
@@ -373,9 +371,7 @@ def _amplitude_prior(amplitude: FloatArray) -> FloatArray:
 class _Search:
     """Posterior of all hypotheses for given contrasts."""
 
-    def __init__(
-        self, time: FloatArray, epoch: NDArray[np.int64], contrasts: Contrasts, white: float, kernels: Sequence[int]
-    ) -> None:
+    def __init__(self, time: FloatArray, epoch: IntArray, contrasts: Contrasts, white: float, kernels: Sequence[int]) -> None:
         self.time, self.epoch, self.contrasts = time, epoch, contrasts
         self.factor = linalg.cholesky(contrasts.rows @ contrasts.rows.T + contrasts.noise / white**2, lower=True)
         rows = self._whiten(contrasts.rows)
@@ -537,7 +533,7 @@ def fit_photodiode(
     information: FloatArray,
     pull: FloatArray,
     *,
-    epoch: NDArray[np.int64] | None = None,
+    epoch: IntArray | None = None,
     used: BoolArray | None = None,
     white: float | None = None,
     with_drift: bool = True,
@@ -588,7 +584,7 @@ def fit_photodiode(
         used[kept[np.abs(deviations) > max(READING_LIMIT, 0.6 * worst)]] = False
 
 
-def _informative_exposures(information: FloatArray, time: FloatArray, most: int) -> NDArray[np.int64]:
+def _informative_exposures(information: FloatArray, time: FloatArray, most: int) -> IntArray:
     """Return a number of exposures in the order of time, first of all those whose scales the signals compare with many others.
 
     Exposures that read one detector each are compared with few others (its pointings), those of a scan with all of the scan: processes
@@ -604,7 +600,7 @@ def _informative_exposures(information: FloatArray, time: FloatArray, most: int)
     return kept[np.argsort(time[kept], kind="stable")]
 
 
-def _pairs(exposures: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+def _pairs(exposures: IntArray, number: int) -> IntArray:
     """Return a number of exposures, as evenly spaced pairs of neighbours."""
     if len(exposures) <= number:
         return exposures
@@ -621,7 +617,7 @@ def _robust_noise(contrasts: Contrasts, time: FloatArray) -> float:
 
 
 def _fit(
-    time: FloatArray, epoch: NDArray[np.int64], contrasts: Contrasts, white: float, *, with_drift: bool
+    time: FloatArray, epoch: IntArray, contrasts: Contrasts, white: float, *, with_drift: bool
 ) -> tuple[PhotodiodeModel, FloatArray]:
     """Return the model, and the deviation of each reading from what all others predict, in standard deviations."""
     search = _Search(time, epoch, contrasts, white, range(len(KERNELS)) if with_drift else ())
@@ -707,7 +703,7 @@ def _model(posterior: _Posterior, components: _Components, steps: Sequence[float
     )
 
 
-def _whole_drift(model: PhotodiodeModel, time: FloatArray, epoch: NDArray[np.int64], contrasts: Contrasts) -> Effect:
+def _whole_drift(model: PhotodiodeModel, time: FloatArray, epoch: IntArray, contrasts: Contrasts) -> Effect:
     """Return the best linear prediction of the change by drift from the first to the last reading."""
     drift = model.drift_covariance(time)
     change = drift[np.argmax(time)] - drift[np.argmin(time)]
@@ -738,7 +734,7 @@ def stuck_readings(log_photodiode: FloatArray, time: FloatArray) -> BoolArray:
     return stuck
 
 
-def marginal(information: FloatArray, pull: FloatArray, kept: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+def marginal(information: FloatArray, pull: FloatArray, kept: IntArray) -> tuple[FloatArray, FloatArray]:
     """Return information and pull of some of the scales when nothing but the signals is known of the others."""
     others = np.setdiff1d(np.arange(len(information)), kept)
     if not others.size:

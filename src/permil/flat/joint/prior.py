@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, sparse
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.flat.joint.gains import STEP_DEVIATION, BoardPrior
 from permil.flat.joint.grouped import PriorTerms
 from permil.flat.joint.model import JointModel
@@ -16,8 +16,6 @@ from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.tridiagonal import Tridiagonal
 from permil.flat.joint.weather import ORDERS, Weather
-
-FloatArray = NDArray[np.float64]
 
 ROTATION_RAD = 0.02
 """Standard deviation of the stage's rotation before the fit."""
@@ -56,7 +54,7 @@ class Prior:
     model: JointModel
     stiffness: tuple[float, ...]
     photodiode: PhotodiodeModel
-    has_photodiode: NDArray[np.bool_]
+    has_photodiode: BoolArray
     position_error_mm: float = 0.01
     stage_as_recorded: bool = False
     weather: Weather | None = None
@@ -171,7 +169,7 @@ class Prior:
         return PriorTerms(diagonal, blocks, held)
 
     @property
-    def groupable(self) -> NDArray[np.int64]:
+    def groupable(self) -> IntArray:
         """Unknowns whose prior couples them with no others but by the mean of position errors (`terms`)."""
         model = self.model
         first = model.board_gains.start + (0 if self.boards is None else len(self.boards.terms.names))

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.solution import JointSolution
 
-FloatArray = NDArray[np.float64]
 Frame = Literal["beam", "detector", "projector", "reflected"]
 
 _SIGNS = {"beam": (1.0, -1.0), "detector": (1.0, 0.0), "projector": (0.0, 1.0), "reflected": (1.0, 1.0)}
@@ -57,7 +56,7 @@ class ResidualMap:
         """Root mean square of what stands in the map beyond noise; 0 if noise explains it."""
         return float(np.sqrt(max(self.rms**2 - self.noise**2, 0.0)))
 
-    def _weights(self) -> tuple[FloatArray, NDArray[np.bool_]]:
+    def _weights(self) -> tuple[FloatArray, BoolArray]:
         filled = np.isfinite(self.mean)
         return self.error[filled] ** -2, filled
 
@@ -105,7 +104,7 @@ class FrameSums:
             for total, values in zip(flat, parts, strict=True):
                 total += np.bincount(number, weights=values, minlength=total.size)
 
-    def _reach(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> None:
+    def _reach(self, low: IntArray, high: IntArray) -> None:
         """Let the sums reach from one cell to another."""
         if self._sums.size == 0:
             self._first, self._sums = low, np.zeros((4, *(high - low + 1)))

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
+from permil.arrays import BoolArray, FloatArray
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import ExposureTests
@@ -18,8 +18,6 @@ from permil.flat.joint.normal import DetectorFit, fit_detector
 from permil.flat.joint.photodiode import stuck_readings
 from permil.flat.joint.prior import Prior
 from permil.flat.joint.weather import Weather
-
-FloatArray = NDArray[np.float64]
 
 _PROBES = 16
 """Random vectors from which a trace is estimated."""
@@ -124,7 +122,7 @@ class JointSolution:
         return self.vector[self.model.scales]
 
     @property
-    def left_out(self) -> NDArray[np.bool_]:
+    def left_out(self) -> BoolArray:
         """Exposures that do not fit and have no effect."""
         return self.exposure_weights < 0.5
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList, epochs_of_readout, thinned
 from permil.flat.joint.details import detail_grid, solve_details
@@ -28,8 +28,6 @@ from permil.flat.joint.normal import NormalEquations
 from permil.flat.joint.solution import Certificate, DetailErrors, JointSolution, centroid
 from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import PATTERNS, frame_of
-
-FloatArray = NDArray[np.float64]
 
 _SCATTER = 3.0
 """Standard deviations of chi-square that noise alone may add."""
@@ -67,7 +65,7 @@ def solve_joint(
     with_drift: bool = True,
     with_weather: bool = True,
     boards: BoardTerms | None = None,
-    amplifiers: Mapping[str, NDArray[np.int64]] | None = None,
+    amplifiers: Mapping[str, IntArray] | None = None,
     threshold: float = 6.0,
     leave_out: bool = True,
     tolerance: float = 0.01,
@@ -260,7 +258,7 @@ def solve_again(
     solution: JointSolution,
     detectors: Sequence[DetectorSignals],
     *,
-    held_out: NDArray[np.bool_],
+    held_out: BoolArray,
     tolerance: float = 0.01,
     near: float = NEAR,
     most_passes: int = 40,

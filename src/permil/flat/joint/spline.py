@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 from scipy.interpolate import BSpline
 
 from permil._kernels import joint as kernels
-
-FloatArray = NDArray[np.float64]
+from permil.arrays import FloatArray
 
 _MARGIN = 1e-6
 

@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg, special
 
-FloatArray = NDArray[np.float64]
+from permil.arrays import BoolArray, FloatArray
 
 FEWEST_READINGS = 8
 """Readings of a thermometer below which no curve is fitted to them."""
@@ -149,7 +148,7 @@ def _smooth(reading: FloatArray, functions: FloatArray) -> _Curve | None:
 
 
 def _curves(
-    functions: FloatArray, known: NDArray[np.bool_], scaled: FloatArray, noise: float
+    functions: FloatArray, known: BoolArray, scaled: FloatArray, noise: float
 ) -> Iterator[tuple[float, FloatArray, FloatArray]]:
     """Yield evidence, coefficients and the factor of their precision for each size of the process; all over the step."""
     precision, pull = np.full(len(scaled), 12.0), 12.0 * scaled

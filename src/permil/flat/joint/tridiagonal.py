@@ -8,10 +8,9 @@ for tridiagonal matrices.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-FloatArray = NDArray[np.float64]
+from permil.arrays import FloatArray
 
 
 class Tridiagonal:

@@ -17,13 +17,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg, stats
 
 from permil._kernels.joint import mirror_upper
+from permil.arrays import FloatArray
 from permil.flat.joint.data import DetectorSignals
-
-FloatArray = NDArray[np.float64]
 
 PATTERNS = ("x", "y", "xx", "xy", "yy")
 """Polynomials of first and second order."""

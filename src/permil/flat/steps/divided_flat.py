@@ -7,9 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from permil.arrays import ArrayPool
+from permil.arrays import ArrayPool, Float32Array
 from permil.beam import BeamModel
 from permil.beam.stage import load_beam
 from permil.camera import Camera, Detector, frames, shared_camera
@@ -182,7 +181,7 @@ def _lit_stack(
     return LitStack(pointing, image, stack.n_rejected)
 
 
-def _require_light(stack: Stack, beam: NDArray[np.float32]) -> None:
+def _require_light(stack: Stack, beam: Float32Array) -> None:
     """Raise an error if a stack is dark where the beam is brightest.
 
     Raises

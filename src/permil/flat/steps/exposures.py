@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.camera import Camera, Detector
 from permil.camera.frames import detector_to_ccs, projector_relative
 from permil.config import Config
@@ -57,7 +57,7 @@ def wanted_detectors(config: Config, camera: Camera, exposures: Table) -> list[s
 
 
 def pointing_groups(
-    exposures: Table, detector: Detector, is_lit: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]
+    exposures: Table, detector: Detector, is_lit: Callable[[FloatArray, FloatArray], BoolArray]
 ) -> Iterator[PointingGroup]:
     """Yield the groups of exposures of one detector that put light on it, scan and pointings numbered each in the order of time.
 
@@ -143,7 +143,7 @@ def unit_seconds(exposures: Table) -> float:
     return 86400.0 if np.isfinite(np.asarray(exposures["mjd"], dtype=np.float64)).all() else float("nan")
 
 
-def _epochs(exposures: Table, time: NDArray[np.float64]) -> NDArray[np.int64]:
+def _epochs(exposures: Table, time: FloatArray) -> IntArray:
     """Return the epoch of each exposure: one for each run, job and kind of exposure, and a new one after each pause."""
     labels = [np.asarray(exposures[name]).astype(str) for name in ("run", "job", "purpose") if name in exposures.colnames]
     labels.append(epochs_between_pauses(time).astype(str))

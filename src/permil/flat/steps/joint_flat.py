@@ -14,9 +14,8 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from permil.arrays import ArrayPool
+from permil.arrays import ArrayPool, Float32Array
 from permil.camera import Camera, shared_camera
 from permil.engine import background_calls, tell_part, threaded_map
 from permil.errors import FlatError, InputError, RawFormatError
@@ -125,7 +124,7 @@ class _Detector:
         self.threshold = request.config.isr.rejection_threshold
         # Exposures of the reference stay open, with their light, until the flat takes them.
         self.ready: dict[Path, OpenExposure] = {}
-        self.lights: dict[str, Callable[[slice, slice], NDArray[np.float32]]] = {}
+        self.lights: dict[str, Callable[[slice, slice], Float32Array]] = {}
 
     def batches(self) -> Iterator[list[LitStack] | list[LitExposure]]:
         """Yield stacks one by one, and single exposures a few together."""
@@ -156,7 +155,7 @@ class _Detector:
             yield batch
             del batch
 
-    def _together(self, singles: Sequence[Single], reference: NDArray[np.float32]) -> Iterator[list[LitExposure]]:
+    def _together(self, singles: Sequence[Single], reference: Float32Array) -> Iterator[list[LitExposure]]:
         """Yield single exposures with their light, a few together; the next ones are opened meanwhile."""
         opened: set[OpenExposure] = set()
 
@@ -186,7 +185,7 @@ class _Detector:
             for exposure in opened:
                 exposure.close()
 
-    def _lit(self, group: PointingGroup, number: int, exposure: OpenExposure, reference: NDArray[np.float32]) -> LitExposure:
+    def _lit(self, group: PointingGroup, number: int, exposure: OpenExposure, reference: Float32Array) -> LitExposure:
         obsid = group.obsids[number]
         known = self.light.exposures[obsid]
         light = self.lights.pop(obsid) if obsid in self.lights else self.light_of([obsid], known)
@@ -215,7 +214,7 @@ class _Detector:
         except InputError as error:
             return LeftOut(path, error.what)
 
-    def light_of(self, obsids: Sequence[str], exposure: ExposureLight) -> Callable[[slice, slice], NDArray[np.float32]]:
+    def light_of(self, obsids: Sequence[str], exposure: ExposureLight) -> Callable[[slice, slice], Float32Array]:
         """Return what gives the beam on rows and columns of the detector; NaN where there is not enough light to be known.
 
         It contains the steps of amplifiers, as the mean of some exposures of one position.
@@ -225,7 +224,7 @@ class _Detector:
         on_pixels = self.light.on_detector(detector, exposure)
         steps = self.light.log_amplifiers(self.request.detector, obsids, len(detector.amplifiers))
 
-        def light(rows: slice, columns: slice) -> NDArray[np.float32]:
+        def light(rows: slice, columns: slice) -> Float32Array:
             beam = on_pixels(rows, columns)
             block_rows = np.arange(detector.ny)[rows] // block
             block_columns = np.arange(detector.nx)[columns] // block
@@ -265,7 +264,7 @@ class _Detector:
         image = LitImage(stack.image, stack.variance, stack.mask, beam, exact, stacked.photodiode, scale_error)
         return LitStack(_pointing(group, scale_error, readings, chi_square), image, stack.n_rejected)
 
-    def reference(self) -> NDArray[np.float32]:
+    def reference(self) -> Float32Array:
         """Return the median response of a few exposures.
 
         Raises
@@ -294,7 +293,7 @@ class _Detector:
             pass
         return median
 
-    def _light(self, group: PointingGroup, number: int) -> Callable[[slice], NDArray[np.float32]]:
+    def _light(self, group: PointingGroup, number: int) -> Callable[[slice], Float32Array]:
         """Return what gives the light, electrons for response 1, on rows of the detector."""
         obsid = group.obsids[number]
         beam = self.lights[obsid] = self.light_of([obsid], self.light.exposures[obsid])
@@ -302,7 +301,7 @@ class _Detector:
         return lambda rows: scale * beam(rows, slice(None))
 
 
-def _response(exposure: OpenExposure, light: Callable[[slice], NDArray[np.float32]], strip: Strip) -> NDArray[np.float32]:
+def _response(exposure: OpenExposure, light: Callable[[slice], Float32Array], strip: Strip) -> Float32Array:
     """Return the response of the rows of a strip; NaN for neighbours and for what is not usable."""
     image, mask = exposure.read(strip)
     response = np.full(image.shape, np.nan, dtype=np.float32)

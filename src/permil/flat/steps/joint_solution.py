@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.camera import Camera, shared_camera
 from permil.config import Config
 from permil.engine import tell_part, threaded_map
@@ -191,7 +191,7 @@ def _solve_straight(
     coarsely: Solve | None,
     finely: Solve,
     detectors: Sequence[DetectorSignals],
-    amplifiers: Mapping[str, NDArray[np.int64]],
+    amplifiers: Mapping[str, IntArray],
     *,
     measured: bool,
 ) -> tuple[JointSolution, Sequence[DetectorSignals], AmplifierLosses, AmplifierLosses | None]:
@@ -233,9 +233,9 @@ def _mean_temperatures(boards: Sequence[BoardReadings]) -> dict[str, float]:
 
 def _boards_and_amplifiers(
     stored: Iterable[SuperPixelSignals], number_of: Mapping[str, int], camera: Camera
-) -> tuple[list[BoardReadings], dict[str, NDArray[np.int64]]]:
+) -> tuple[list[BoardReadings], dict[str, IntArray]]:
     """Return the readout boards of some detectors, the exposures that they read and their thermometers, and amplifiers of super-pixels."""
-    readings: dict[str, dict[int, NDArray[np.float64]]] = {}
+    readings: dict[str, dict[int, FloatArray]] = {}
     detectors: dict[str, list[str]] = {}
     amplifiers = {}
     for signals in stored:
@@ -308,7 +308,7 @@ def _list_of(names: Sequence[str]) -> str:
     return listed if len(names) <= _MOST_NAMES else f"{listed} and {len(names) - _MOST_NAMES} more"
 
 
-def require_plausible_gradient(gradient: NDArray[np.float64], covariance: NDArray[np.float64], *, led: str) -> None:
+def require_plausible_gradient(gradient: FloatArray, covariance: FloatArray, *, led: str) -> None:
     """Raise an error if the response of all detectors changes more over them than any camera's does.
 
     The gradient is as good as the photodiode: readings whose unit changes, or that have nothing to do with the light, are what makes it.
@@ -332,14 +332,14 @@ def require_plausible_gradient(gradient: NDArray[np.float64], covariance: NDArra
         )
 
 
-Errors = tuple[FlatCovariance, CorrelatedModes, dict[str, NDArray[np.float64]]]
+Errors = tuple[FlatCovariance, CorrelatedModes, dict[str, FloatArray]]
 
 
 def _errors_and_halves(
     request: SolutionRequest,
     solution: JointSolution,
     detectors: Sequence[DetectorSignals],
-    rows: Mapping[str, NDArray[np.float64]],
+    rows: Mapping[str, FloatArray],
 ) -> tuple[Errors, Halves | None, list[str]]:
     """Return the errors, the halves against each other, and why there are none: the flat itself does not need them.
 
@@ -358,7 +358,7 @@ def _errors_and_halves(
         covariance = FlatCovariance(solution, detectors)
         return covariance, *covariance.modes_and_shared(options.modes, rows)
 
-    def part(mask: NDArray[np.bool_]) -> Part | FlatError:
+    def part(mask: BoolArray) -> Part | FlatError:
         try:
             return solve_part(solution, detectors, mask)
         except FlatError as error:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
-from permil.arrays import ArrayPool
+from permil.arrays import ArrayPool, Float32Array, FloatArray, IntArray
 from permil.camera import Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
@@ -30,7 +29,7 @@ _MOST_KEPT_PIXELS = 2**22
 """Pixels of the largest images of `PATTERN_EXPOSURES` that stay in memory until their signals are taken."""
 
 
-Measured = tuple[NDArray[np.float64], NDArray[np.float64], DetectorImage]
+Measured = tuple[FloatArray, FloatArray, DetectorImage]
 """Signal and variance of an exposure, and its image without pixels."""
 
 
@@ -93,7 +92,7 @@ def _signals_of(request: SignalsRequest) -> SuperPixelSignals:
         except InputError as error:
             return error
 
-    def flat_exposure(path: str) -> NDArray[np.float32] | InputError:
+    def flat_exposure(path: str) -> Float32Array | InputError:
         image = reduced(path)
         if isinstance(image, InputError):
             return image
@@ -151,7 +150,7 @@ def _signals_of(request: SignalsRequest) -> SuperPixelSignals:
     )
 
 
-def _amplifiers_of(layout: SuperPixelLayout, detector: Detector) -> NDArray[np.int64]:
+def _amplifiers_of(layout: SuperPixelLayout, detector: Detector) -> IntArray:
     """Return the number of the amplifier in the middle of each super-pixel, shape (p,)."""
     amplifier_map, middle = detector.amplifier_map(), layout.block // 2
     rows, columns = (
@@ -162,7 +161,7 @@ def _amplifiers_of(layout: SuperPixelLayout, detector: Detector) -> NDArray[np.i
 
 
 def _layout(
-    flat_exposures: Sequence[NDArray[np.float32] | InputError], sample: RowSample, detector: Detector, block: int
+    flat_exposures: Sequence[Float32Array | InputError], sample: RowSample, detector: Detector, block: int
 ) -> SuperPixelLayout:
     images = [image for image in flat_exposures if not isinstance(image, InputError)]
     if not images:

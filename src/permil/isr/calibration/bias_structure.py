@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.arrays import median
+from permil.arrays import Float32Array, median
 from permil.excess_scatter import root_of_variance
-
-FloatArray = NDArray[np.float64]
 
 _CLIP = 6.0
 
@@ -81,7 +79,7 @@ def measure_structure(image: NDArray[np.floating], variance: NDArray[np.floating
     return BiasStructure(*found["pixels"], *found["rows"], *found["columns"])
 
 
-def cell_means(image: NDArray[np.floating], most: int) -> tuple[NDArray[np.float32], int]:
+def cell_means(image: NDArray[np.floating], most: int) -> tuple[Float32Array, int]:
     """Return the means of the finite pixels of square cells, at most ``most`` along either axis, and the side of a cell.
 
     Examples

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.camera import Amplifier, Detector
 from permil.camera.frames import segment_to_detector
 from permil.isr.calibration.crosstalk import correction_matrix, source_segments
@@ -17,15 +18,13 @@ from permil.isr.calibration.gains import Gains, temperature_factor
 from permil.isr.calibration.linearity import LinearityCurve, Response
 from permil.isr.overscan import OverscanOptions, overscan_columns
 
-FloatArray = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Superbias:
     """Mean of bias exposures after overscan subtraction, DM frame, with its variance (adu, adu^2), shapes (ny, nx)."""
 
-    image: NDArray[np.float32]
-    variance: NDArray[np.float32]
+    image: Float32Array
+    variance: Float32Array
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Calibration:
         return [SegmentGroup.of(self, [index]) for index in range(len(self.detector.amplifiers))]
 
     @property
-    def bias_image(self) -> NDArray[np.float32]:
+    def bias_image(self) -> Float32Array:
         """Superbias for the kernels: one row without pixels if none is subtracted."""
         return np.empty((1, 0), dtype=np.float32) if self.superbias is None else self.superbias.image
 
@@ -134,7 +133,7 @@ class Calibration:
         sources = [] if correction is None else source_segments(correction, index)
         return [names[index], *(names[source] for source in sources)]
 
-    def superbias_variance(self) -> NDArray[np.float32] | None:
+    def superbias_variance(self) -> Float32Array | None:
         """Return the variance of the superbias in the unit of reduced signals, squared; None without superbias."""
         if self.superbias is None:
             return None
@@ -170,27 +169,27 @@ class SegmentGroup(NamedTuple):
     from which a pixel is saturated; ``factors``: crosstalk correction [victim, source], empty without crosstalk.
     """
 
-    amplifiers: NDArray[np.int64]
+    amplifiers: IntArray
     width: int
     n_columns: int
     first_column: int
     first_overscan: int
     last_overscan: int
     row_mean: bool
-    x_min: NDArray[np.int64]
-    flip_x: NDArray[np.bool_]
-    y_first: NDArray[np.int64]
-    y_step: NDArray[np.int64]
-    bias: NDArray[np.float32]
+    x_min: IntArray
+    flip_x: BoolArray
+    y_first: IntArray
+    y_step: IntArray
+    bias: Float32Array
     static_mask: NDArray[np.int16]
     knots: FloatArray
-    n_knots: NDArray[np.int64]
+    n_knots: IntArray
     coefficients: FloatArray
     limit: FloatArray
-    straight: NDArray[np.bool_]
+    straight: BoolArray
     saturation: FloatArray
     saturation_adu: float
-    factors: NDArray[np.float32]
+    factors: Float32Array
 
     @classmethod
     def of(cls, calibration: Calibration, indices: Sequence[int]) -> SegmentGroup:

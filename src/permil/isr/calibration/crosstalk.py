@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.camera import Camera, Detector
 from permil.errors import CalibrationError
 from permil.isr.calibration.tables import DetectorTable
 from permil.products.tables import PathName
-
-FloatArray = NDArray[np.float64]
 
 # Correction terms below this are far below the noise of any stack: they are set to 0, and their segments are not read.
 NEGLIGIBLE = 1e-9

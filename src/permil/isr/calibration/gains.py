@@ -12,9 +12,8 @@ from typing import Protocol
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
-from permil.arrays import parse_unit
+from permil.arrays import FloatArray, parse_unit
 from permil.camera import Amplifier, Camera, Detector
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError
@@ -23,7 +22,6 @@ from permil.isr.calibration.tables import AMPLIFIER_COLUMNS, DetectorTable, ampl
 from permil.products import read_table, shared_table, write_table
 from permil.products.tables import PathName, labels, numbers, recognise
 
-FloatArray = NDArray[np.float64]
 EOTEST_NAME = re.compile(r"(R\d\d)[-_]?(S[\dGW]\d?)[-_].*eotest_results\.fits(?:\.gz)?$", re.IGNORECASE)
 EOTEST_FILE = re.compile(r"eotest_results\.fits(?:\.gz)?$", re.IGNORECASE)
 EOTEST_EXTENSION = "AMPLIFIER_RESULTS"

@@ -7,16 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.interpolate import PchipInterpolator
 
-from permil.arrays import plain_array
+from permil.arrays import FloatArray, plain_array
 from permil.camera import Camera, Detector
 from permil.errors import CalibrationError
 from permil.isr.calibration.tables import AMPLIFIER_COLUMNS, DetectorTable
 from permil.products.tables import PathName
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.arrays import median
+from permil.arrays import Float32Array, median
 from permil.camera import Amplifier, Camera, Detector
 from permil.engine import threaded_map
 from permil.isr.calibration.tables import DetectorTable
@@ -100,7 +100,7 @@ def mask_of_boxes(boxes: Iterable[Box], detector: Detector) -> Mask:
     return mask
 
 
-def hot_pixel_mask(superbias: NDArray[np.float32], detector: Detector, *, threshold: float) -> Mask:
+def hot_pixel_mask(superbias: Float32Array, detector: Detector, *, threshold: float) -> Mask:
     """Return the plane BAD where the superbias differs from its column by `threshold` sigma.
 
     Sigma is 1.4826 times the median absolute deviation from the column medians, per amplifier (at least 0.1 adu); ``threads``

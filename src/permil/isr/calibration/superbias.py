@@ -11,9 +11,8 @@ import numpy as np
 from astropy import units as u
 from astropy.io import fits
 from astropy.table import QTable, Table
-from numpy.typing import NDArray
 
-from permil.arrays import median, parse_unit, unit_factor
+from permil.arrays import BoolArray, Float32Array, FloatArray, Int32Array, median, parse_unit, unit_factor
 from permil.camera import Amplifier, Camera, Detector
 from permil.camera.model import serial_key
 from permil.config.isr import IsrConfig
@@ -46,8 +45,6 @@ from permil.products import (
 from permil.products.fits import image_of_cells
 from permil.products.images import read_headers
 from permil.products.sensor_identity import card_of, label_in
-
-FloatArray = NDArray[np.float64]
 
 
 def bias_calibration(detector: Detector, *, overscan: OverscanOptions) -> Calibration:
@@ -92,7 +89,7 @@ class BiasLight:
         return np.array([mean for mean, _ in found]), np.array([error for _, error in found])
 
     @property
-    def is_lit(self) -> NDArray[np.bool_]:
+    def is_lit(self) -> BoolArray:
         """Whether each exposure contains light."""
         return carries_light(*self.by_file)
 
@@ -105,7 +102,7 @@ class BiasLight:
         return mean_with_error(by_amplifier)
 
 
-def carries_light(light: FloatArray, error: FloatArray) -> NDArray[np.bool_]:
+def carries_light(light: FloatArray, error: FloatArray) -> BoolArray:
     """Return where light is significant; see `LIGHT_SIGMA`."""
     with np.errstate(invalid="ignore"):
         return (light > LEAST_LIGHT) & (light > LIGHT_SIGMA * error)
@@ -134,7 +131,7 @@ def bias_light(files: Sequence[RawFile], detector: Detector, *, overscan: Oversc
     """
     light = np.full((len(files), len(detector.amplifiers)), np.nan)
     for number, file in enumerate(files):
-        parts: dict[int, list[NDArray[np.int32]]] = {}
+        parts: dict[int, list[Int32Array]] = {}
         for index, amplifier in enumerate(detector.amplifiers):
             if amplifier.parallel_overscan > 1:
                 try:
@@ -150,7 +147,7 @@ def bias_light(files: Sequence[RawFile], detector: Detector, *, overscan: Oversc
     return BiasLight(light)
 
 
-def _parts_of_segment(file: RawFile, amplifier: Amplifier, overscan: OverscanOptions) -> list[NDArray[np.int32]] | None:
+def _parts_of_segment(file: RawFile, amplifier: Amplifier, overscan: OverscanOptions) -> list[Int32Array] | None:
     """Return counts of the last active rows and of the parallel overscan, each in the active columns and in the serial overscan.
 
     None where rows hold no measurement.
@@ -167,7 +164,7 @@ def _parts_of_segment(file: RawFile, amplifier: Amplifier, overscan: OverscanOpt
     return [part[:, chosen] for part in (counts[:n_active], counts[n_active + skipped :]) for chosen in (columns, serial)]
 
 
-def _clipped_means(parts: Sequence[NDArray[np.int32]]) -> FloatArray:
+def _clipped_means(parts: Sequence[Int32Array]) -> FloatArray:
     """Return the mean of the counts of each part, without cosmic rays."""
     means = np.empty(len(parts))
     sizes = np.array([part.size for part in parts])
@@ -390,7 +387,7 @@ def _check_superbias(product: ImageProduct, detector: Detector, sensor: Sensor, 
         )
 
 
-def _adu_per_unit(product: ImageProduct, detector: Detector, gains: Gains | None, path: Path) -> NDArray[np.float32]:
+def _adu_per_unit(product: ImageProduct, detector: Detector, gains: Gains | None, path: Path) -> Float32Array:
     """Return the factor of each pixel of a superbias to adu; without a unit it is in adu."""
     stated = str(card_of(product.image_header, "BUNIT") or card_of(product.header, "BUNIT") or "adu")
     factor = np.ones(detector.shape, dtype=np.float32)

@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 from astropy import units as u
 from astropy.table import Table
-from numpy.typing import NDArray
 
-from permil.arrays import unit_of
+from permil.arrays import BoolArray, FloatArray, unit_of
 from permil.camera import Amplifier, Camera, Detector, detector_key, is_bay_and_slot, shared_camera
 from permil.errors import CalibrationError, CameraError, InputError
 from permil.products.tables import PathName, labels, numbers, recognise
-
-FloatArray = NDArray[np.float64]
 
 AMPLIFIER_COLUMNS = ("segment", "amp")
 _AMPLIFIER = re.compile(r"(?:amp(?:lifier)?|(c|seg|segment))?[\s_-]*0*(\d{1,2})", re.IGNORECASE)
@@ -164,7 +161,7 @@ class DetectorTable:
                 f"the {self.what} table: {error.what}", path=self.path, remedy=error.remedy, **error.data
             ) from error
 
-    def _is_own(self, camera: Camera | None) -> NDArray[np.bool_]:
+    def _is_own(self, camera: Camera | None) -> BoolArray:
         with self._checked():
             named = labels(self.table, "detector", path=self.path)
         known: dict[str | int, bool] = {}

@@ -165,7 +165,7 @@ def gradient_rows(
             }  # fmt: skip
         row |= {
             "p_value": common.p_value,
-            "verdict": OF_SENSORS if common.is_of_sensor else "not told from the light",
+            "verdict": OF_SENSORS if common.is_of_sensor else "not distinguished from the light",
             "light_rms": np.nan if light is None else light.rms,
             "signal": signals.get(ratio.leds[0], np.nan),
             "over_signal": signals.get(ratio.leds[1], np.nan),

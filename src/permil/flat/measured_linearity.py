@@ -47,7 +47,7 @@ def losses_hdu(losses: AmplifierLosses, camera: Camera) -> Any:
 def write_measured_linearity(run: Run, leds: Sequence[str]) -> list[str]:
     """Write the linearity of all amplifiers from the joint solutions of some LEDs; return what a person should know.
 
-    The mean curvature of the amplifiers stays that of the table handed over: only differences are measured.
+    The mean curvature of the amplifiers stays that of the given table: only differences are measured.
     """
     config, camera, folder = run.config, run.camera, run.folder
     solutions = [path for led in leds if (path := folder.joint(led)).is_file()]

@@ -169,8 +169,8 @@ def measure_gains(run: Run, detectors: Sequence[str]) -> StageReport:
     gains, folder = run.config.isr.gains, run.folder
     if gains in (str(folder.measured_gains), "none"):
         raise CalibrationError(
-            f"gains cannot be measured with isr.gains: {'none' if gains == 'none' else 'measured'}, since they are compared with those "
-            "handed over",
+            f"gains cannot be measured with isr.gains: {'none' if gains == 'none' else 'measured'}, since they are compared with the "
+            "given ones",
             remedy="name a table of gains, or set isr.photon_transfer to false",
         )
     report = StageReport("isr")
@@ -264,7 +264,7 @@ def _read_points(run: Run, detectors: Sequence[str]) -> TransferPoints:
 
 
 def _curvature(config: Config, folder: RunFolder, names: Sequence[tuple[str, str]]) -> CurvaturePrior:
-    """Return how well the linearity is known: not at all, as measured, or exactly where a table was handed over."""
+    """Return how well the linearity is known: not at all, as measured, or exactly where a table was given."""
     if config.isr.linearity == "none":
         return CurvaturePrior(USUAL_BEND, np.full(len(names), USUAL_BEND))
     if config.isr.linearity != str(folder.measured_linearity):
@@ -282,13 +282,13 @@ def _messages(vendor: str, names: Sequence[tuple[str, str]], fit: TransferGains,
     error = float(np.nanmedian(found.error))
     level_error = float(np.nanmedian(np.hypot(fit.gain_err, fit.systematic) / fit.gain))
     summary = (
-        f"{vendor}: gains from photon transfer are {1e2 * (found.level - 1):+.2f} +- {1e2 * level_error:.2g} % from those handed over; "
+        f"{vendor}: gains from photon transfer are {1e2 * (found.level - 1):+.2f} +- {1e2 * level_error:.2g} % from the given ones; "
         f"ratios of {measured.sum()} amplifiers scatter by {1e3 * float(np.nanstd(found.ratio)):.2g} per mil "
         f"(median error {1e3 * error:.2g})"
     )
     sentences = [
         f"{detector} {amp}: the noise of its images wants a gain {1e3 * (found.ratio[place] - 1):+.1f} +- {1e3 * found.error[place]:.1g} "
-        f"per mil from the one handed over, against the other amplifiers of {vendor}"
+        f"per mil from the given one, against the other amplifiers of {vendor}"
         for place, (detector, amp) in enumerate(names)
         if found.contradicts[place]
     ]

@@ -195,7 +195,7 @@ class GainRatio:
     Parameters
     ----------
     ratio, error : ndarray, shape (n_amplifiers,)
-        Measured over handed over, and its standard error.
+        Measured over given, and its standard error.
     contradicts : ndarray of bool, shape (n_amplifiers,)
         Where they differ by more than 5 errors (a scatter of brighter-fatter that would not be seen included) and 3e-3.
     level : float

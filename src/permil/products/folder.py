@@ -45,7 +45,7 @@ class RunFolder:
         """Noise of the repeated images of one detector."""
         return self.root / "calib" / ".noise" / f"{detector}.ecsv"
 
-    measured_gains = _At("calib/measured_gains.ecsv")  # gains from the noise of repeated images, beside those handed over
+    measured_gains = _At("calib/measured_gains.ecsv")  # gains from the noise of repeated images, beside the given ones
     measured_linearity = _At("calib/measured_linearity.ecsv")  # linearity of amplifiers from the residuals of joint solutions
 
     def beam(self, led: str) -> Path:

@@ -226,6 +226,11 @@ def pulls_of(seeds):
     return planes[:, :, 0], planes[:, :, 1:], np.array(squares)
 
 
+def test_a_first_solution_with_coarse_knots_does_not_go_astray():
+    levels, gradients, _ = pulls_of([41000])
+    assert np.abs(np.concatenate([levels.ravel(), gradients.ravel()])).max() < 5
+
+
 @pytest.mark.full
 def test_errors_are_true_with_structure_finer_than_dense_knots():
     levels, gradients, squares = pulls_of(range(41000, 41030))

@@ -190,8 +190,7 @@ class Solver:
         state = (robust, self.exposure_weights.tobytes())
         if state != self._state or not self._stiffness_known:
             self._curvature = None
-        # The errors of a first solution are not needed.
-        is_near = self._curvature is None or self._is_first or self._curvature.distance(self.vector) <= self._near
+        is_near = self._curvature is None or self._curvature.distance(self.vector) <= self._near
         if not is_near and self._curvature is not None and self._curvature.change(self.vector) > SAME_ROWS:
             self._curvature = None
         equations = self._pass(robust=robust)

@@ -383,7 +383,7 @@ def beam_fit(
     as_json: AsJson = False,
 ) -> None:
     """Fit a beam model to a table of nodes."""
-    from permil.beam.files import fit_table
+    from permil.beam.tables import fit_table
     from permil.camera import load_camera
 
     _print_result(fit_table(nodes, out, amp=amp, camera=load_camera(camera)), as_json=as_json)
@@ -397,7 +397,7 @@ def beam_predict(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a beam model at the positions of a table."""
-    from permil.beam.files import predict_table
+    from permil.beam.tables import predict_table
 
     _print_result(predict_table(beam, points, out), as_json=as_json)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from permil.beam import BeamModel, BeamNodes
-from permil.beam.files import model_from_hdus, model_to_hdus
+from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.gaussian_process import GaussianProcess
 from permil.beam.likelihood import Variances, ladder_family
 from permil.beam.outliers import hypotheses

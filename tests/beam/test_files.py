@@ -14,8 +14,9 @@ from astropy.wcs import WCS
 from beams import lattice_inside, plateau, scan, scan_of_bunches, scan_positions
 
 from permil.beam import BeamModel
-from permil.beam.files import fit_table, model_from_hdus, model_to_hdus, predict_table
+from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.stage import load_beam
+from permil.beam.tables import fit_table, predict_table
 from permil.errors import BeamError, InputError
 from permil.products import read_table, write_hdus
 

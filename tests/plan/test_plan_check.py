@@ -11,7 +11,7 @@ from astropy.table import Table
 from plan_bench import toy_camera
 
 from permil.beam import BeamModel, nodes_from_table
-from permil.beam.files import model_to_hdus
+from permil.beam.fits import model_to_hdus
 from permil.config.plan import PlanConfig
 from permil.errors import FlatError, InputError, PositionError
 from permil.plan.stage import write_plan_check

@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from permil.beam import BeamModel, BeamNodes
-from permil.beam.files import model_to_hdus
+from permil.beam.fits import model_to_hdus
 from permil.camera import Camera, Detector, frames
 from permil.config import Config
 from permil.context import Run

@@ -15,7 +15,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.arrays import Float32Array, Int32Array
-from permil.beam.files import model_from_hdus, model_to_hdus
+from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.model import BeamModel
 from permil.beam.nodes import nodes_from_table
 from permil.camera import Amplifier, Camera, Detector, ReferenceBox, shared_camera

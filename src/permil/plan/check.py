@@ -13,7 +13,7 @@ from astropy.table import QTable, Table
 from numpy.typing import ArrayLike
 
 from permil.arrays import plain_array
-from permil.beam.files import model_from_hdus
+from permil.beam.fits import model_from_hdus
 from permil.camera import Camera, load_camera
 from permil.config.load import make_section
 from permil.config.plan import PlanConfig, Readout

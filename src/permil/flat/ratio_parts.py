@@ -14,7 +14,7 @@ from permil.errors import FlatError
 from permil.flat.superpixel import size_in_pixels, super_pixels
 
 LARGEST_DEGREE = 8
-"""Largest degree of the smooth ratio: higher ones cannot be told from steps of amplifiers."""
+"""Largest degree of the smooth ratio: higher ones cannot be distinguished from steps of amplifiers."""
 
 _TILES = 8
 """Tiles along each side of a detector; errors are those of a jackknife over tiles."""

@@ -383,7 +383,7 @@ def visits(
     shuffle
         Random generator for a random order of all visits; None for pass after pass.
     fiducial, every
-        Position that gets one more image at the begin, after every so many visits, and at the end; 0 for none.
+        Position of which one more image is taken at the beginning, after each such number of visits, and at the end; 0 for none.
     """
     listed = []
     for number in range(passes):

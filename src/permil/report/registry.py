@@ -1,7 +1,7 @@
 """The kinds of pages of a report besides the index page.
 
-A new kind is a package with a `PageKind`, and an entry here: pages are then written, skipped while current, removed when stale, and
-shown by the index page. Blocks and sections of the index page are in the order of this list.
+A new kind is a module or package with a `PageKind`, and an entry here: pages are then written, skipped while current, removed when stale,
+and shown by the index page. Blocks and sections of the index page are in the order of this list.
 """
 
 from __future__ import annotations

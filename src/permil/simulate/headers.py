@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from permil._kernels import simulate as kernels
 from permil.arrays import Int32Array
 from permil.camera import Amplifier, Detector
-from permil.exposures.checksums import sum_of_words
 from permil.products.atomic import writing
 from permil.simulate.campaign import PlannedExposure, Position, modified_julian_date
 
@@ -57,6 +56,19 @@ def format_card(keyword: str, value: CardValue, comment: str = "") -> bytes:
 def padded(data: bytes, fill: bytes = b"\0") -> bytes:
     """Return data padded to whole blocks."""
     return data + fill * (-len(data) % BLOCK)
+
+
+def word_sum(data: bytes | bytearray) -> int:
+    """Return the ones' complement sum of 32-bit big-endian words; the length must be a multiple of 4."""
+    return add_sums(int(np.frombuffer(data, dtype=">u4").sum(dtype=np.uint64)), 0)
+
+
+def add_sums(first: int, second: int) -> int:
+    """Return the ones' complement sum of two sums."""
+    total = first + second
+    while total >> 32:
+        total = (total & 0xFFFFFFFF) + (total >> 32)
+    return total
 
 
 def encode_checksum(total: int) -> str:
@@ -107,7 +119,7 @@ class HeaderTemplate:
         self._put(header, "DATASUM", str(data_sum), "checksum of the data records")
         comment = "checksum for the current HDU"
         self._put(header, "CHECKSUM", CHECKSUM_OFF, comment)
-        total = (sum_of_words(bytes(header)) + data_sum) % (2**32 - 1)
+        total = add_sums(word_sum(header), data_sum)
         self._put(header, "CHECKSUM", encode_checksum(total), comment)
         return header
 
@@ -571,7 +583,7 @@ class RawFileWriter:
 
     def _plain_segment(self, number: int, segment: Int32Array) -> list[bytes | bytearray]:
         data = padded(segment.astype(">i4").tobytes())
-        return [self._plain[number].filled(sum_of_words(data)), data]
+        return [self._plain[number].filled(word_sum(data)), data]
 
     def _rice_segment(self, number: int, segment: Int32Array) -> list[bytes | bytearray]:
         heap, descriptors = compress_rows(segment)
@@ -580,7 +592,7 @@ class RawFileWriter:
             ("PCOUNT", heap.size, "number of group parameters"),
             ("TFORM1", f"1PB({descriptors[:, 0].max()})", "data format of field: variable length array"),
         ]
-        return [self._rice[number].filled(sum_of_words(data), changes), data]
+        return [self._rice[number].filled(word_sum(data), changes), data]
 
     def _temperatures(self, conditions: Conditions) -> list[Card]:
         def changed(keyword: str, content: float) -> Card:

@@ -4,7 +4,8 @@ Temperatures change with time, and a jump looks like a slope: with a few hours o
 Each is fitted alone, and `adjust_for_number` limits the chance that any of them is called by noise (Holm 1979, Scandinavian Journal
 of Statistics 6, 65).
 
-A drift is told from noise only as well as the noise is known, and noise that wanders looks like a drift. The covariance of a series is
+A drift is distinguished from noise only as well as the noise is known, and noise that wanders looks like a drift. The covariance of a
+series is
 
     ``s^2 (W + r^2 min(t, t') / T)``
 

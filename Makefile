@@ -15,6 +15,7 @@ SEED ?= 1
 
 install: $(STAMP)
 
+# setuptools and wheel build dependencies that are distributed as source only.
 $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "permil needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3"; exit 2; }
@@ -23,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	  done; \
 	  echo "permil needs a C++17 compiler to be installed from source; install g++ or clang++, or say which with: make CXX=/path/to/g++"; exit 2
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -c constraints.txt cmake nanobind ninja scikit-build-core
+	$(PIP) install -c constraints.txt cmake nanobind ninja scikit-build-core setuptools wheel
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[report,spots,dev]'
 	@touch $@
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -273,3 +274,34 @@ def test_bad_input_is_named():
     lit = DetectorSignals("A", x, x, np.arange(2), np.zeros((2, 3)), np.ones((2, 3)))
     with pytest.raises(FlatError, match="choose a larger spacing"):
         make_model(exposures, [lit], spacing_mm=0.01)
+
+
+@pytest.mark.parametrize("spacing_mm", [None, 12.0])
+def test_no_detector_at_all_is_refused(spacing_mm):
+    exposures = ExposureList(np.arange(3.0), np.zeros(3), np.zeros(3), np.arange(3.0))
+    with pytest.raises(FlatError, match="no detector has a signal"):
+        solve_joint(exposures, [], spacing_mm=spacing_mm)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_exposures_that_are_too_few_to_choose_knots_are_refused(count):
+    exposures, detector = _few_exposures(count, np.zeros((count, 4)))
+    with pytest.raises(FlatError, match=f"{count} exposures do not determine .* unknowns"):
+        solve_joint(exposures, [detector])
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_few_signals_of_few_exposures_are_refused_or_solved_for_without_a_warning(count, noise):
+    exposures, detector = _few_exposures(count, noise * np.random.default_rng(count).standard_normal((count, 4)))
+    with suppress(FlatError):
+        solution = solve_joint(exposures, [detector], spacing_mm=12.0)
+        assert solution.certificate.converged
+        assert np.abs(solution.log_response["A"]).max() <= 4 * noise
+
+
+def _few_exposures(count, log_signal):
+    step = np.arange(float(count))
+    x = np.arange(4.0)
+    detector = DetectorSignals("A", x, x % 2, np.arange(count), log_signal, np.full((count, 4), 1e-6))
+    return ExposureList(step, 2 * step, np.zeros(count), step), detector

@@ -13,15 +13,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from permil.engine.threads import allow_threads
+from permil.engine.threads import allow_threads, one_thread
 from permil.errors import FileWarning
-
-if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables from which numerical libraries take the number of their threads when they are loaded."""
@@ -108,25 +104,6 @@ def measured(function: Callable[[Any], Any], argument: object) -> tuple[Any, Mea
         file_warnings=tuple(dict.fromkeys(str(warning.message) for warning in of_files)),
     )
     return result, measure
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Limit numerical libraries to one thread.
-
-    There is one worker per core, so that more threads would wait for each other; and the order of sums, hence the last bit, depends on
-    the number of threads.
-    """
-    with _libraries(len(sys.modules)).limit(limits=1):
-        yield
-
-
-@lru_cache(maxsize=1)
-def _libraries(_n_modules: int) -> ThreadpoolController:
-    """Return the libraries with threads; the search, which takes milliseconds, is repeated after more modules have been loaded."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
 
 
 _COUNTERS = Path("/proc/self/io")

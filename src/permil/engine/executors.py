@@ -20,7 +20,8 @@ from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from permil.engine.call import THREAD_VARIABLES, Call, Outcome, heard_by, measured, one_thread, run_measured
+from permil.engine.call import THREAD_VARIABLES, Call, Outcome, heard_by, measured, run_measured
+from permil.engine.threads import one_thread
 from permil.errors import EngineError
 
 MOST_DEATHS = 3

@@ -1,17 +1,22 @@
 """Threads within a task: with fewer tasks than workers, a task may use the idle cores.
 
 Threads only compute results that do not depend on their order, so that the bits of a product are the same for any number of threads;
-numerical libraries use one thread (`permil.engine.call.one_thread`).
+numerical libraries use one thread (`one_thread`).
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -32,6 +37,26 @@ def allow_threads(number: int) -> Iterator[None]:
         yield
     finally:
         _THREADS.reset(token)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit numerical libraries to one thread.
+
+    There is one worker per core, so that more threads would wait for each other, and the order of sums, hence the last bit, depends on
+    the number of threads. Public functions do the same for themselves (as a decorator): on a busy machine, threads that wait for each
+    other take twenty times as long.
+    """
+    with _libraries(len(sys.modules)).limit(limits=1):
+        yield
+
+
+@lru_cache(maxsize=1)
+def _libraries(_n_modules: int) -> ThreadpoolController:
+    """Return the libraries with threads; the search, which takes milliseconds, is repeated after more modules have been loaded."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def threaded_map(

@@ -17,6 +17,7 @@ from permil.beam.fits import model_from_hdus
 from permil.camera import Camera, load_camera
 from permil.config.load import make_section
 from permil.config.plan import PlanConfig, Readout
+from permil.engine.threads import one_thread
 from permil.errors import ConfigError, InputError, PositionError
 from permil.plan.acquisition import led_exposures
 from permil.plan.photodiode import DriftEstimate
@@ -139,6 +140,7 @@ class PlanCheck:
         return ax
 
 
+@one_thread()
 def check_plan(
     positions: ArrayLike | Sequence[PlannedPosition] | None,
     camera: Camera | str = "lsstcam",

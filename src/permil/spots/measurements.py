@@ -58,6 +58,8 @@ def common_window(catalogs: list[SpotCatalog], decided: list[bool], *, columns: 
     columns, rows
         Spots of the mask.
     """
+    if not catalogs:
+        return WindowedCatalogs((), decided=False, left_out=())
     absolute = any(decided)
     # If no catalog is absolute, the largest one is centred in a frame with margins on all sides.
     margin = (0, 0) if absolute else (columns, rows)

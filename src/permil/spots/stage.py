@@ -17,6 +17,7 @@ from permil.config.load import make_section
 from permil.config.spots import SpotsConfig
 from permil.context import Run
 from permil.engine import Task, Work
+from permil.engine.threads import one_thread
 from permil.errors import GridError, InputError, PermilError, SpotError
 from permil.products import FINGERPRINT_CARD, Description, check_output, write_table
 from permil.products.fits import file_card
@@ -269,6 +270,7 @@ def _reduce_group(options: SpotsConfig, group: _Group, products: SpotsFolder, pr
     return calibration_rows(calibration, repeated, detector=detector.name), describe_calibration(calibration, repeated)
 
 
+@one_thread()
 def calibrate_spots(
     catalogs: Sequence[SpotCatalog], *, camera: Camera | str = "lsstcam", decided: Sequence[bool] | None = None, **options: Any
 ) -> SpotCalibration:
@@ -315,6 +317,8 @@ def calibrate_spots(
     (20,)
     """
     keys = make_section(SpotsConfig, options)
+    if decided is not None and len(decided) != len(catalogs):
+        raise SpotError(f"{len(decided)} values of decided for {len(catalogs)} catalogs", remedy="give one for each")
     labelled, known = [], []
     for number, catalog in enumerate(catalogs):
         is_decided = True if decided is None else bool(decided[number])

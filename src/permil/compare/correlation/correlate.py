@@ -18,6 +18,7 @@ from permil.compare.correlation.covariance import Candidates, Expectations, Geom
 from permil.compare.correlation.methods import METHODS, fisher_interval, other_methods
 from permil.compare.correlation.points import Cells, Points, prepare
 from permil.compare.correlation.result import CorrelationResult
+from permil.engine.threads import one_thread
 from permil.errors import CompareError
 
 # The products of lag covariances must exceed what isotropic maps give by this factor and by this number of standard deviations.
@@ -207,6 +208,7 @@ _OVERCONFIDENCE = 2.0
 _LEAST_SHARE = 1e-9
 
 
+@one_thread()
 def correlate(
     a: ArrayLike,
     b: ArrayLike,

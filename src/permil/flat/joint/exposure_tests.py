@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from permil._kernels.joint import slopes_along
-from permil.arrays import FloatArray
+from permil.arrays import BoolArray, FloatArray
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import DetectorFit, fit_detector
@@ -68,16 +68,19 @@ class ExposureTests:
     @property
     def misfit(self) -> FloatArray:
         """The larger of the deviations of shape and position; 0 without signals or where the excess is too small to matter."""
-        shape = np.where(self.chi_square > (1 + _SMALLEST_EXCESS) * np.nanmedian(self.chi_square), self.excess, 0.0)
-        return np.nan_to_num(np.maximum(shape, self.moved))
+        return np.nan_to_num(np.maximum(np.where(self._is_large, self.excess, 0.0), self.moved))
+
+    @property
+    def _is_large(self) -> BoolArray:
+        """Whether the chi-square of an exposure exceeds the usual one by what matters."""
+        known = np.isfinite(self.chi_square)
+        usual = float(np.median(self.chi_square[known])) if known.any() else np.inf
+        return self.chi_square > (1 + _SMALLEST_EXCESS) * usual
 
     def reason(self, exposure: int) -> str:
         """Return what is wrong with an exposure, in words."""
         faults = []
-        if (
-            self.chi_square[exposure] > (1 + _SMALLEST_EXCESS) * np.nanmedian(self.chi_square)
-            and self.excess[exposure] > SHAPE_LIMIT
-        ):
+        if self._is_large[exposure] and self.excess[exposure] > SHAPE_LIMIT:
             faults.append(f"light of another shape (chi-square {self.chi_square[exposure]:.3g})")
         if self.moved[exposure] > SHAPE_LIMIT:
             x, y = self.shift[exposure]

@@ -13,7 +13,7 @@ from permil.arrays import BoolArray, FloatArray
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList
 from permil.flat.joint.factor import factorise_rows
-from permil.flat.joint.model import JointModel, Start, make_model
+from permil.flat.joint.model import JointModel, Start, make_model, require_determined
 from permil.flat.joint.normal import NormalEquations, fit_detector, normal_equations, subtract_products
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.prior import Prior, free_functions, hold_strength, roughness_of
@@ -84,14 +84,15 @@ def choose_spacing(
     Raises
     ------
     FlatError
-        If not even the first spacing can be tried.
+        If there is no signal, or not even the first spacing can be tried.
     """
+    whole = make_model(exposures, detectors, spacing_mm=first_mm).patterns[0].grid
     signals = [int(np.isfinite(detector.log_signal).sum()) for detector in detectors]
     first = detectors[int(np.argmax(signals))]
     model, equations = _at_start(exposures, first, first_mm)
-    stands_out = _stands_out(model, first, equations)
+    with require_determined(model):
+        stands_out = _stands_out(model, first, equations)
     richest = first.only(~stands_out) if stands_out.any() else first
-    whole = make_model(exposures, detectors, spacing_mm=first_mm).patterns[0].grid
     tried: list[float] = []
     stiffness: list[float] = []
     evidence: list[float] = []
@@ -110,7 +111,8 @@ def choose_spacing(
         prior = Prior(model, (first_stiffness,), _PHOTODIODE, np.isfinite(exposures.log_photodiode))
         pull = equations.gradient + prior.gradient(equations.vector)
         tried.append(spacing)
-        chosen, log_evidence, step = best_stiffness(equations.matrix, pull, prior)
+        with require_determined(model):
+            chosen, log_evidence, step = best_stiffness(equations.matrix, pull, prior)
         starts.append(Start(model, equations.vector + step))
         stiffness.append(chosen.stiffness[0])
         evidence.append(log_evidence)
@@ -159,7 +161,7 @@ def _stands_out(model: JointModel, richest: DetectorSignals, equations: NormalEq
     matrix = equations.full_matrix
     prior.add_to(matrix)
     pull = equations.gradient + prior.gradient(equations.vector)
-    vector = equations.vector + linalg.solve(matrix, pull, assume_a="pos", overwrite_a=True)
+    vector = equations.vector + linalg.cho_solve(linalg.cho_factor(matrix, overwrite_a=True), pull)
     fit = fit_detector(model, richest, vector, threshold=np.inf, exposure_weights=np.ones(len(exposures)))
     lit = fit.weights > 0
     chi_square = (fit.weights * np.square(fit.residual)).sum(axis=1) / np.maximum(lit.sum(axis=1), 1)

@@ -12,7 +12,8 @@ readout boards and steps of single amplifiers (`permil.flat.joint.gains`). A sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from typing import TypeVar
@@ -369,6 +370,25 @@ def make_model(
             f"knots {spacing_mm} mm apart make {model.size} unknowns", remedy="choose a larger spacing", value=model.size
         )
     return model
+
+
+@contextmanager
+def require_determined(model: JointModel) -> Iterator[None]:
+    """Turn the failure of a factorisation into an error that says that the exposures do not determine the unknowns.
+
+    Raises
+    ------
+    FlatError
+        If there is a matrix that is not positive definite.
+    """
+    try:
+        yield
+    except np.linalg.LinAlgError as error:
+        raise FlatError(
+            f"{len(model.exposures)} exposures do not determine {model.size} unknowns ({error})",
+            remedy="set a larger flat.joint.spacing_mm, scan more positions, or set flat.solver: divide",
+            unknowns=model.size,
+        ) from error
 
 
 MOST_UNKNOWNS = 20_000

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import linalg
 
 from permil.arrays import BoolArray, FloatArray, IntArray
+from permil.engine.threads import one_thread
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList, epochs_of_readout, thinned
 from permil.flat.joint.details import detail_grid, solve_details
@@ -22,7 +22,7 @@ from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
 from permil.flat.joint.gain_steps import are_steps, new_steps
 from permil.flat.joint.gains import BoardTerms
 from permil.flat.joint.knots import choose_spacing
-from permil.flat.joint.model import MOST_UNKNOWNS, Start, make_model
+from permil.flat.joint.model import MOST_UNKNOWNS, Start, make_model, require_determined
 from permil.flat.joint.newton import NEAR, Curvature, Descent, Place, Solver
 from permil.flat.joint.normal import NormalEquations
 from permil.flat.joint.solution import Certificate, DetailErrors, JointSolution, centroid
@@ -51,6 +51,7 @@ _FARTHEST = 1.0
 """Distance from the optimum, in standard errors of the whole, with which a solution that stops there is still one; it says so."""
 
 
+@one_thread()
 def solve_joint(
     exposures: ExposureList,
     detectors: Sequence[DetectorSignals],
@@ -328,7 +329,7 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
         exposure_weights=solver.exposure_weights,
         threshold=solver.threshold,
         tests=tests,
-        certificate=Certificate(decrement, norm / first_norm, number, tolerance),
+        certificate=Certificate(decrement, norm / first_norm if first_norm > 0 else 0.0, number, tolerance),
         objective=equations.objective,
         signals=equations.signals,
         responses=equations.responses,
@@ -337,11 +338,5 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
 
 
 def _pass(solver: Solver, *, robust: bool) -> tuple[NormalEquations, Curvature]:
-    try:
+    with require_determined(solver.model):
         return solver.equations(robust=robust)
-    except linalg.LinAlgError as error:
-        raise FlatError(
-            f"{len(solver.model.exposures)} exposures do not determine {solver.model.size} unknowns ({error})",
-            remedy="set a larger flat.joint.spacing_mm, scan more positions, or set flat.solver: divide",
-            unknowns=solver.model.size,
-        ) from error

@@ -99,7 +99,7 @@ def _speed(executors: dict[str, Callable[[], Executor]]) -> None:
                 processor[name].append(statistics.median(entry[1] for entry in results))
     publish(
         f"{TASKS} tasks that only compute, executors in turn, {TURNS} times",
-        ("who works", "processor s per task", *_TIMES),
+        ("executor", "processor s per task", *_TIMES),
         [
             (name, f"{statistics.median(processor[name]):.3f}", *_times(entries, seconds[_ONE_OF.get(name, "1 process")]))
             for name, entries in seconds.items()
@@ -129,7 +129,7 @@ def _overhead(executors: dict[str, Callable[[], Executor]]) -> dict[str, float]:
     medians = {name: statistics.median(entries) for name, entries in seconds.items()}
     publish(
         f"Overhead per task, from {EMPTY_TASKS} empty tasks less the time of {MOST_WORKERS}, medians of {REPEATS}",
-        ("who works", "milliseconds"),
+        ("executor", "milliseconds"),
         [(name, f"{1e3 * median:.2f}") for name, median in medians.items()],
     )
     return medians
@@ -157,7 +157,7 @@ def _raw_files(config: Path, clusters: dict[str, LocalCluster], folder: Path) ->
                 seconds[name].append(spent)
     publish(
         f"{FILES} raw files of 1/64 of the full number of pixels, each read and assembled {TIMES_READ} times, {TURNS} times in turn",
-        ("who works", *_TIMES),
+        ("executor", *_TIMES),
         [(name, *_times(entries, seconds["Dask, 1 worker"])) for name, entries in seconds.items()],
     )
 
@@ -189,8 +189,8 @@ def _model(folder: Path, config: Path, overhead: float) -> None:
         ("workers", "hours", "times as fast as 1", "efficiency"),
         rows,
         text_columns=0,
-        remark="Takes every worker as fast as a core of this machine, file system and network as fast as the page cache here, and no "
-        "worker as dying. With many workers the solution of the last LED is what remains.",
+        remark="Assumptions: each worker is as fast as a core of this machine, file system and network are as fast as the page cache "
+        "here, and no worker dies. With many workers, the solution of the last LED limits the time.",
     )
 
 

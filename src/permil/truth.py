@@ -128,6 +128,10 @@ def detector_deviation(
         relative = np.where(good, made.variance.astype(np.float64) / made.image.astype(np.float64) ** 2, np.nan)
     blocks, noise = super_pixels(ratio, good, size), super_pixels(relative, good, size)
     filled = np.isfinite(blocks.mean)
+    if modes is not None:
+        # The joint solution, whose planes these are, has whole super-pixels alone.
+        whole_rows, whole_columns = (length // size for length in ratio.shape)
+        filled[whole_rows:], filled[:, whole_columns:] = False, False
     if filled.sum() < 3:
         return None
     x, y = np.meshgrid(*blocks.centres(ratio.shape))

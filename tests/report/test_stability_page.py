@@ -16,7 +16,7 @@ from synthetic_joint import DETECTORS, PHOTODIODE_NOISE, SolvedCampaign, solved_
 from permil.camera import Camera
 from permil.config.model import ReportConfig
 from permil.errors import InputError
-from permil.flat.signals_file import SuperPixelSignals, read_signals, write_signals
+from permil.flat.signals import SuperPixelSignals, read_signals, write_signals
 from permil.products import RunFolder, read_table
 from permil.report.kit.results import NO, OPEN, YES, judge_size
 from permil.report.stability import (

@@ -37,7 +37,7 @@ from permil.engine import State, Task, Work
 from permil.errors import FlatError, InputError
 from permil.flat.between_leds import SharedTerms
 from permil.flat.joint_file import open_joint, read_light, read_planes
-from permil.flat.signals_file import read_signals
+from permil.flat.signals import read_signals
 from permil.isr.stage import memory_for
 from permil.products import FINGERPRINT_CARD, MaskPlane, RunFolder, origin_entries, read_image, write_image, write_table
 from permil.products.fits import wcs_cards

@@ -16,7 +16,7 @@ from permil.flat.joint.residuals import FrameSums, ResidualMap
 from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import WeatherFrame
 from permil.flat.joint_file import JointLight
-from permil.flat.signals_file import SuperPixelSignals, read_signals
+from permil.flat.signals import SuperPixelSignals, read_signals
 
 _FEWEST_IN_HALF = 2
 

@@ -22,13 +22,12 @@ from permil.errors import FlatError, PermilError
 from permil.exposures import POINTING, SCAN, require_one_kind
 from permil.flat.joint_file import JOINT_FORMAT
 from permil.flat.measured_linearity import write_measured_linearity
-from permil.flat.signals_file import SIGNALS_FORMAT
+from permil.flat.signals import SIGNALS_FORMAT, SignalsRequest, measure_detector, nearest_exposures
 from permil.flat.steps.divided_flat import beam_of, divide_detector
 from permil.flat.steps.exposures import pointing_groups, unique_exposures, wanted_detectors
 from permil.flat.steps.flat_product import LEAVES_OUT, FlatRequest, MadeFlat, compose, relative_path, write_relative
 from permil.flat.steps.joint_flat import joint_detector, joint_light
 from permil.flat.steps.joint_solution import SolutionRequest, solve_led
-from permil.flat.steps.super_pixel_signals import SignalsRequest, measure_detector, nearest_exposures
 from permil.isr.stage import memory_for, reduction_of, size_of_image
 from permil.products import RunFolder
 from permil.progress import StageReport, do_tasks, tell

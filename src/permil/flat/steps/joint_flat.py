@@ -24,7 +24,7 @@ from permil.flat.detector_flat import STRIP_ROWS, DetectorSolution, combine_dete
 from permil.flat.divide import LitImage, sampling_step
 from permil.flat.joint_file import ExposureLight, JointLight, mean_light, read_errors, read_light
 from permil.flat.shared_errors import KnownErrors
-from permil.flat.signals_file import SuperPixelSignals, read_signals
+from permil.flat.signals import SuperPixelSignals, read_signals
 from permil.flat.steps.exposures import PointingGroup
 from permil.flat.steps.flat_product import (
     LEAVES_OUT,

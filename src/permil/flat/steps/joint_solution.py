@@ -44,7 +44,7 @@ from permil.flat.joint_file import DetectorErrors, detector_errors, joint_hdus, 
 from permil.flat.measured_linearity import losses_hdu
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
-from permil.flat.signals_file import StoredDetectors, SuperPixelSignals
+from permil.flat.signals import StoredDetectors, SuperPixelSignals
 from permil.flat.steps.exposures import exposure_list, unit_seconds
 from permil.products import FINGERPRINT_CARD, RunFolder
 

@@ -1,4 +1,7 @@
-"""Files of signals on super-pixels, and detectors that are loaded from them when asked for."""
+"""Signals of detectors on super-pixels, to which the joint solution is fitted: measured from the exposures of an LED, written, and read.
+
+`measure_detector` averages every exposure of a detector over its super-pixels, `StoredDetectors` loads detectors when they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,23 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
-from permil.errors import InputError
+from permil.arrays import ArrayPool, BoolArray, Float32Array, FloatArray, IntArray
+from permil.camera import Detector, shared_camera
+from permil.camera.frames import detector_to_ccs
+from permil.config import Config
+from permil.engine import tell_part, threaded_map
+from permil.errors import FlatError, InputError, PermilError
 from permil.flat.joint.data import DetectorSignals, logarithm_of
-from permil.flat.superpixel import SuperPixelLayout
-from permil.products import FINGERPRINT_CARD, provenance, whole_file, write_hdus
+from permil.flat.superpixel import SuperPixelLayout, average_exposure, flattened, make_layout, size_in_pixels
+from permil.isr.open_exposure import RowSample
+from permil.isr.reduce import DetectorImage, reduce_file
+from permil.isr.stage import detector_calibration
+from permil.products import FINGERPRINT_CARD, RunFolder, is_good, is_usable, provenance, whole_file, write_hdus
 
 SIGNALS_FORMAT = 2
 """Version of the file's format. Increase it when older files lack something."""
 ELECTRONICS = ("overscan_level", "read_noise", "read_noise_err")
-"""Of each exposure and amplifier."""
+"""Quantities of each exposure and amplifier."""
 
 
 @dataclass(frozen=True)
@@ -284,3 +294,176 @@ class StoredDetectors(Sequence[DetectorSignals]):
 
 def _bytes_of(detector: DetectorSignals) -> int:
     return int(detector.log_signal.nbytes + detector.variance.nbytes)
+
+
+PATTERN_EXPOSURES = 5
+"""Number of exposures nearest to the middle of the detector whose median is the pattern of its pixels."""
+
+_MOST_KEPT_PIXELS = 2**22
+"""Pixels of the largest images that are kept from the pattern until their signals are taken."""
+
+
+Measured = tuple[FloatArray, FloatArray, DetectorImage]
+"""Signal and variance of an exposure, and its image without pixels."""
+
+
+@dataclass(frozen=True)
+class SignalsRequest:
+    """All exposures of one LED that read one detector."""
+
+    config: Config
+    root: Path
+    detector: str
+    led: str
+    paths: tuple[str, ...]
+    obsids: tuple[str, ...]
+    nearest: tuple[str, ...]
+    fingerprint: str
+
+
+def nearest_exposures(exposures: Table, detector: Detector) -> tuple[str, ...]:
+    """Return the files of the exposures whose projector is nearest to the middle of a detector."""
+    x_mm, y_mm = detector_to_ccs(detector, *detector.centre_pixel)
+    distance = np.hypot(np.asarray(exposures["x_mm"]) - x_mm, np.asarray(exposures["y_mm"]) - y_mm)
+    # Positions within a millimetre are as good as one another: images of one place come first, in the order of time.
+    order = np.lexsort((np.asarray(exposures["mjd"]), np.asarray(exposures["position_id"]), np.round(distance)))
+    return tuple(str(path) for path in exposures["path"][order[:PATTERN_EXPOSURES]])
+
+
+def measure_detector(request: SignalsRequest) -> None:
+    """Reduce every exposure of one detector and write its signals.
+
+    Raises
+    ------
+    PermilError
+        With the detector in the message if it names no file.
+    """
+    try:
+        signals = _signals_of(request)
+    except PermilError as error:
+        if error.path is None:
+            error.path = f"super-pixels of {request.detector}, LED {request.led}"
+        raise
+    path = RunFolder(request.root).super_pixels(request.led, request.detector)
+    write_signals(path, signals, fingerprint=request.fingerprint, led=request.led)
+
+
+def _signals_of(request: SignalsRequest) -> SuperPixelSignals:
+    images = _Images(request)
+    layout = _layout(list(threaded_map(images.flattened, request.nearest)), images)
+    threshold, count = request.config.isr.rejection_threshold, len(request.paths)
+
+    def measure(path: str) -> Measured | str:
+        """Return what is measured of an exposure, or why it cannot be used."""
+        image = images.read(path)
+        if isinstance(image, InputError):
+            return image.what
+        mean, expected, _ = average_exposure(
+            image.image,
+            image.mask,
+            layout,
+            noise_variance=image.read_noise**2,
+            level_variance=image.level_variance,
+            threshold=threshold,
+        )
+        # The arrays of the pool are used again once nothing refers to them.
+        return mean, expected, replace(image, image=np.empty((0, 0), np.float32), mask=np.empty((0, 0), np.int16))
+
+    signal, variance = (np.full((count, layout.row.size), np.nan, dtype=np.float32) for _ in range(2))
+    electronics = {name: np.full((count, len(images.detector.amplifiers)), np.nan) for name in ELECTRONICS}
+    temperatures: dict[int, tuple[float, ...]] = {}
+    left_out: list[tuple[str, str]] = []
+    for number, (path, measured) in enumerate(zip(request.paths, threaded_map(measure, request.paths), strict=True)):
+        if isinstance(measured, str):
+            left_out.append((path, measured))
+        else:
+            signal[number], variance[number], image = measured
+            temperatures[number] = image.thermometers
+            for name, values in electronics.items():
+                values[number] = getattr(image, name)
+            left_out += [(path, sentence) for sentence in image.damage]
+        tell_part((number + 1) / count)
+    temperature = np.full((count, max((len(each) for each in temperatures.values()), default=1)), np.nan)
+    for number, each in temperatures.items():
+        temperature[number] = each
+    return SuperPixelSignals.of(
+        request.detector,
+        layout,
+        list(request.obsids),
+        signal=signal,
+        variance=variance,
+        left_out=tuple(left_out),
+        temperature=temperature,
+        amplifier=_amplifiers_of(layout, images.detector),
+        **electronics,
+    )
+
+
+class _Images:
+    """Reduced images of one detector on a sample of its rows.
+
+    Small images from which the pattern is made are kept until their signals are taken.
+    """
+
+    def __init__(self, request: SignalsRequest) -> None:
+        self._config, self._camera = request.config, shared_camera(request.config.camera)
+        calibration = detector_calibration(self._config, self._camera, RunFolder(request.root), request.detector)
+        self.detector = calibration.detector
+        self.block = size_in_pixels(self._config.flat.super_pixel_mm, self.detector.pixel_mm)
+        # Levels that are smoothed over rows need all of them.
+        smoothed = self._config.isr.overscan == "smoothed"
+        self.sample = RowSample.of(calibration, 1 if smoothed else max(1, self.block**2 // self._config.flat.joint.signal_pixels))
+        self._pool, self._kept = ArrayPool(), dict[str, DetectorImage]()
+
+    def read(self, path: str) -> DetectorImage | InputError:
+        """Return the image of a file, or why it cannot be read."""
+        try:
+            return self._kept.pop(path, None) or reduce_file(
+                path,
+                self._camera,
+                self.sample.calibration,
+                checksums=self._config.exposures.checksums,
+                pool=self._pool,
+                rows=self.sample.raw_rows,
+            )
+        except InputError as error:
+            return error
+
+    def flattened(self, path: str) -> Float32Array | InputError:
+        """Return the image of a file over the means of its super-pixels, or why it cannot be read."""
+        image = self.read(path)
+        if isinstance(image, InputError):
+            return image
+        if image.image.size <= _MOST_KEPT_PIXELS:
+            self._kept[path] = image
+        good = is_usable(image.mask) & np.isfinite(image.image)
+        return flattened(image.image, good, self.block, block_rows=self.sample.detector_rows // self.block)
+
+
+def _amplifiers_of(layout: SuperPixelLayout, detector: Detector) -> IntArray:
+    """Return the number of the amplifier in the middle of each super-pixel, shape (p,)."""
+    amplifier_map, middle = detector.amplifier_map(), layout.block // 2
+    rows, columns = (
+        np.minimum(place * layout.block + middle, side - 1)
+        for place, side in zip((layout.row, layout.column), amplifier_map.shape, strict=True)
+    )
+    return amplifier_map[rows, columns].astype(np.int64)
+
+
+def _layout(flat_exposures: Sequence[Float32Array | InputError], images: _Images) -> SuperPixelLayout:
+    """Lay super-pixels over the detector, with the pattern of some exposures from `_Images.flattened`.
+
+    Raises
+    ------
+    FlatError
+        If none of the exposures can be read.
+    """
+    readable = [image for image in flat_exposures if not isinstance(image, InputError)]
+    if not readable:
+        # Each is noted where its signals are measured.
+        reason = min((str(error) for error in flat_exposures), default="there is none")
+        raise FlatError(
+            f"none of the exposures nearest to this detector can be read ({reason})", remedy="leave the damaged files out"
+        )
+    sample, good = images.sample, is_good(images.sample.calibration.static_mask)
+    return make_layout(readable, good, images.detector, block=images.block, rows=sample.detector_rows)

@@ -8,15 +8,12 @@ from astropy import units as u
 from astropy.utils.masked import Masked
 
 from permil.errors import PermilError
-from permil.flat import (
-    amplifier_factors,
-    apply_flat,
-    fit_boundary_steps,
-    fit_plane,
-    flat_difference,
-    response_histogram,
-    super_pixels,
-)
+from permil.flat.apply import apply_flat
+from permil.flat.boundaries import amplifier_factors, fit_boundary_steps
+from permil.flat.composite import response_histogram
+from permil.flat.difference import flat_difference
+from permil.flat.shared_errors import fit_plane
+from permil.flat.superpixel import super_pixels
 from permil.isr import photodiode_scale, select_by_photodiode
 from permil.products import MaskPlane
 

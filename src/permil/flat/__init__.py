@@ -1,32 +1,13 @@
-"""The response: per pointing, per detector, composite; figures of it and what a user does with it next."""
+"""The response of the sensors: flats of pointings, of detectors, and of all detectors on one scale.
 
-from permil.flat.apply import apply_flat
-from permil.flat.boundaries import BoundarySteps, amplifier_factors, fit_boundary_steps
-from permil.flat.combine import CombinedFlat, PointingCombination
-from permil.flat.composite import ResponseHistogram, composite_median, response_histogram
-from permil.flat.difference import FlatDifference, flat_difference
-from permil.flat.divide import LitImage, PointingFlat, divide_by_beam
-from permil.flat.shared_errors import Plane, fit_plane, shared_covariance
-from permil.flat.superpixel import SuperPixels, super_pixels
+The way of a flat, for the solver `divide` and the solver `joint`::
 
-__all__ = [
-    "BoundarySteps",
-    "CombinedFlat",
-    "FlatDifference",
-    "LitImage",
-    "Plane",
-    "PointingCombination",
-    "PointingFlat",
-    "ResponseHistogram",
-    "SuperPixels",
-    "amplifier_factors",
-    "apply_flat",
-    "composite_median",
-    "divide_by_beam",
-    "fit_boundary_steps",
-    "fit_plane",
-    "flat_difference",
-    "response_histogram",
-    "shared_covariance",
-    "super_pixels",
-]
+    exposures -> lit_by_beam, divide_by_beam         a stack over the beam of the scan (divide)
+    exposures -> measure_detector                    signals on super-pixels (signals)
+      signals of an LED -> solve_joint               beam, flat and scales together, with their errors (joint)
+    pointings with their light -> combine_detector   the flat of one detector, by inverse variance (combine, detector_flat)
+    flats of all detectors -> composite_median       the common scale, the mosaic (composite)
+
+`permil.flat.steps` does this on the files of a run, `permil.flat.stage` declares the tasks. What a user does with a flat is in `flat` (the
+class), `apply`, `difference` and `ratio_parts`; errors that pixels share are in `shared_errors`.
+"""

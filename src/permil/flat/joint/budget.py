@@ -15,7 +15,6 @@ from scipy import linalg
 from permil.arrays import BoolArray, FloatArray
 from permil.camera import Detector
 from permil.camera.frames import ccs_to_detector
-from permil.engine import threaded_map
 from permil.errors import FlatError
 from permil.flat.joint.amplifier_linearity import AmplifierLosses
 from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance
@@ -286,28 +285,16 @@ def solve_part(solution: JointSolution, detectors: Sequence[DetectorSignals], he
     return Part(part.log_response, part.left_out, part.tests.chi_square)
 
 
-def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], first: BoolArray) -> SplitHalves:
-    """Solve with two parts of the exposures, side by side where the task may use threads, and compare.
+def compare_parts(detectors: Sequence[DetectorSignals], first: BoolArray, *halves: Part) -> SplitHalves:
+    """Compare the solutions from the first part of the exposures and from the others.
 
     Parameters
     ----------
     first : ndarray of bool, shape (n,)
         Exposures of the first part.
-
-    Raises
-    ------
-    FlatError
-        If a part has no exposures.
+    *halves
+        From `solve_part`, with the others held out, then with the first part held out.
     """
-
-    def solve(held_out: BoolArray) -> Part:
-        return solve_part(solution, detectors, held_out)
-
-    return compare_parts(detectors, first, *threaded_map(solve, (~first, first)))
-
-
-def compare_parts(detectors: Sequence[DetectorSignals], first: BoolArray, *halves: Part) -> SplitHalves:
-    """Compare the solutions from the first part of the exposures, and from the others; see `split_halves`."""
     difference, error = {}, {}
     for detector in detectors:
         name, weights = detector.name, detector.weights

@@ -17,9 +17,8 @@ from permil.beam import BeamModel
 from permil.beam.model import SplineTable
 from permil.camera import Detector
 from permil.flat.composite import MosaicGrid, mosaic_grid
-from permil.flat.joint.residuals import ResidualMap
+from permil.flat.joint.residuals import JointResiduals, ResidualMap
 from permil.flat.joint.spline import SplineGrid
-from permil.flat.joint_residuals import JointResiduals
 from permil.report.joint.inputs import JointProducts, mode_sizes
 from permil.report.kit import focal_plane
 from permil.report.kit.chart import Chart, chart_picture

@@ -1,4 +1,4 @@
-"""The displacement from a flat, against photons that are displaced, exact solutions and repeated noise."""
+"""The displacement from a flat, against photons that are displaced and exact solutions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from permil.compare.displacement import displacement_error, displacement_from_flat, fill, radial_displacement
+from permil.compare.displacement import displacement_from_flat, fill
 from permil.errors import CompareError
 
 EVERYWHERE = np.ones((128, 96), dtype=bool)
@@ -67,32 +67,7 @@ def test_masked_pixels_hardly_change_the_field_elsewhere():
     assert np.std(holed.x - whole.x) < 0.05 * np.std(whole.x)
 
 
-def test_error_is_the_scatter_of_repeated_noise():
-    rng = np.random.default_rng(4)
-    found = [displacement_from_flat(1e-3 * rng.standard_normal((64, 48)), np.ones((64, 48), dtype=bool)) for _ in range(40)]
-    error_x, error_y = displacement_error(1e-6, (64, 48))
-    assert np.sqrt(np.mean([(d.shift_x[:, 1:] ** 2).mean() for d in found])) == pytest.approx(error_x, rel=0.05)
-    assert np.sqrt(np.mean([(d.shift_y[1:] ** 2).mean() for d in found])) == pytest.approx(error_y, rel=0.05)
-    assert displacement_error(1e-6, (64, 48), longest=16.0)[0] < 0.7 * error_x
-
-
-def test_rings_give_the_radial_part_of_the_field():
-    # d_r = a sin(k r): F - 1 = -(1 / r) d(r d_r) / dr, of which rings hold the mean over their area.
-    amplitude, wave = 0.03, 2 * np.pi / 40
-    edges = np.arange(40.0, 400.0, 2.0)
-
-    def across(r):
-        return amplitude * r * np.sin(wave * r)
-
-    excess = -(across(edges[1:]) - across(edges[:-1])) / ((edges[1:] ** 2 - edges[:-1] ** 2) / 2)
-    found = radial_displacement(edges, excess, np.full(excess.size, 1e-4))
-    expected = (across(edges) - across(edges[:1])) / edges
-    assert found.shift == pytest.approx(expected, abs=1e-12)
-    # Plazas, Bernstein & Sheldon 2014 plot + (1 / r) integral r w dr: the other sign.
-    assert np.corrcoef(found.shift[1:], -np.cumsum(excess * np.diff(edges**2) / 2) / edges[1:])[0, 1] == pytest.approx(1.0)
-
-
-def test_radial_and_two_dimensional_solutions_agree():
+def test_rings_are_displaced_along_the_radius():
     size, centre = 360, (-40.0, -30.0)
     y, x = np.mgrid[:size, :size]
     radius = np.hypot(x - centre[0], y - centre[1])
@@ -106,23 +81,6 @@ def test_radial_and_two_dimensional_solutions_agree():
     assert (outward * expected).sum() / (expected**2).sum() == pytest.approx(1.0, abs=0.03)
 
 
-def test_errors_of_rings_are_the_scatter_of_repeated_profiles():
-    rng = np.random.default_rng(6)
-    edges, error = np.linspace(50, 150, 21), np.full(20, 1e-3)
-    error[7] = 4e-3
-    shifts = [radial_displacement(edges, error * rng.standard_normal(20), error).shift for _ in range(3000)]
-    found = radial_displacement(edges, np.zeros(20), error)
-    assert np.std(shifts, axis=0)[1:] == pytest.approx(found.error[1:], rel=0.07)
-    assert np.cov(np.transpose(shifts))[8, 15] == pytest.approx(found.covariance[8, 15], rel=0.1)
-
-
-def test_a_ring_without_a_value_counts_with_the_scatter_of_the_others():
-    excess = np.array([1e-3, np.nan, -1e-3, 1e-3])
-    found = radial_displacement(np.arange(10.0, 15.0), excess, np.full(4, 1e-5))
-    assert np.isfinite(found.shift).all()
-    assert found.error[2] == pytest.approx(1e-3, rel=0.15)
-
-
 def test_bad_input():
     with pytest.raises(CompareError, match="no pixel"):
         displacement_from_flat(np.zeros((20, 20)), np.zeros((20, 20), dtype=bool))
@@ -130,10 +88,6 @@ def test_bad_input():
         fill(np.full((20, 20), np.nan), np.ones((20, 20), dtype=bool))
     with pytest.raises(CompareError, match="shape"):
         fill(np.zeros((20, 20)), np.ones((20, 21), dtype=bool))
-    with pytest.raises(CompareError, match="radii"):
-        radial_displacement(np.array([3.0, 2.0, 1.0]), np.zeros(2), np.ones(2))
-    with pytest.raises(CompareError, match="no ring"):
-        radial_displacement(np.array([1.0, 2.0, 3.0]), np.full(2, np.nan), np.ones(2))
 
 
 @pytest.mark.full

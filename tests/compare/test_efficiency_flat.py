@@ -12,7 +12,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from permil.compare.efficiency.choice import choose_flat, removed_rms
 from permil.compare.efficiency.filtering import (
     MAIN,
     PLAIN,
@@ -22,7 +21,7 @@ from permil.compare.efficiency.filtering import (
     predict_components,
     ring_image,
 )
-from permil.compare.efficiency.proof import Division, Proof, Scatter, leave_out, prove, scatter_of
+from permil.compare.efficiency.proof import Division, Proof, Scatter, choose_flat, leave_out, prove, removed_rms, scatter_of
 from permil.compare.efficiency.weights import BandPower, dither_span, periods_within, weights_of
 from permil.compare.hypotheses.fit import BandCoefficients
 from permil.compare.rings.profile import RingProfile

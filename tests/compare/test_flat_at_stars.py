@@ -80,19 +80,6 @@ def test_the_flat_is_weighted_with_the_light_in_the_aperture_at_the_sub_pixel_pl
         assert seen.excess[star] == pytest.approx(expected, abs=2e-7)
 
 
-def test_the_flat_is_weighted_with_fitted_moments():
-    found = relative()
-    places = StarPlaces(np.array([30.3]), np.array([40.6]), np.array([6.0]), np.array([4.0]), np.array([0.8]))
-    inverse = np.linalg.inv([[6.0, 0.8], [0.8, 4.0]])
-    expected = expected_mean(
-        found.excess,
-        30.3,
-        40.6,
-        lambda a, b, u, v: np.exp(-0.5 * (inverse[0, 0] * a * a + inverse[1, 1] * b * b + 2 * inverse[0, 1] * a * b)),  # noqa: ARG005
-    )
-    assert flat_as_seen(found, places, RESPONSE, weight="moments").excess[0] == pytest.approx(expected, abs=1e-6)
-
-
 def test_error_is_the_scatter_of_noise_in_the_flat():
     places = StarPlaces.round(np.array([30.3, 71.8]), np.array([40.6, 35.1]))
     seen = [flat_as_seen(relative(flat=noisy_flat(seed)[0]), places, RESPONSE) for seed in range(300)]

@@ -199,7 +199,6 @@ def test_same_seed_same_result():
         ({"cell_px": 100}, "too few for rings"),
         ({"highpass_px": 0.5}, "shorter than a cell"),
         ({"surrogates": 5}, "too few"),
-        ({"reach": 2.0}, "reach"),
         ({"good": (np.indices(SHAPE) < 200).all(axis=0)}, "too little"),
     ],
 )

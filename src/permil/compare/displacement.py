@@ -1,8 +1,8 @@
 """Displacement predicted by a flat if its structure is due to pixel area.
 
 Light absorbed at x is recorded at ``x + d(x)``: charge is conserved, so that uniform light shows ``F - 1 = -div d`` to first order. A
-curl-free field has a potential, ``d = -grad phi`` with ``laplacian(phi) = F - 1``. Where d depends on the radius only, ``d_r(r) = -(1 /
-r) integral r' (F - 1) dr'``; the integral in Plazas, Bernstein & Sheldon 2014 (PASP 126, 750, equation 3) is ``-d`` here.
+curl-free field has a potential, ``d = -grad phi`` with ``laplacian(phi) = F - 1``. The displacement in Plazas, Bernstein & Sheldon 2014
+(PASP 126, 750, equation 3) is ``-d`` here.
 """
 
 from __future__ import annotations
@@ -140,88 +140,3 @@ def displacement_from_flat(excess: NDArray[np.floating], usable: BoolArray, *, b
         boundary=boundary,
         filled=float(1 - usable.mean()),
     )
-
-
-def displacement_error(
-    variance: float, shape: tuple[int, int], *, shortest: float = 0.0, longest: float = np.inf
-) -> tuple[float, float]:
-    """Return the rms error of the displacement along x and y due to white noise of a flat, over a map with closed edges.
-
-    Parameters
-    ----------
-    variance
-        Mean variance of a cell of the flat.
-    shape
-        Cells of the map.
-    shortest, longest
-        Periods (cells) of the structure considered. The error grows with the logarithm of the longest.
-
-    Returns
-    -------
-    tuple of float
-        Errors along x and y, cells.
-    """
-    along_y, along_x = cosine_wavenumbers(shape)
-    wavenumber = np.hypot(along_y, along_x)
-    eigenvalues = laplacian_eigenvalues(along_y, along_x)
-    counted = wavenumber > (2 * np.pi / longest if np.isfinite(longest) else 0.0)
-    if shortest > 0:
-        counted &= wavenumber <= 2 * np.pi / shortest
-    power = np.divide(variance, eigenvalues**2, out=np.zeros(shape), where=counted)
-    # Each mode of the potential has the mean square power / cells; its difference to the next cell 4 sin^2(k / 2) times that.
-    along = [float((power * 4 * np.sin(direction / 2) ** 2).sum() / power.size) for direction in (along_x, along_y)]
-    return float(np.sqrt(along[0])), float(np.sqrt(along[1]))
-
-
-@dataclass(frozen=True)
-class RadialDisplacement:
-    """Radial displacement at the limits of rings, relative to the innermost one.
-
-    Attributes
-    ----------
-    radius : ndarray, shape (rings + 1,)
-        Limits of the rings, pixels.
-    shift, error : ndarray, shape (rings + 1,)
-        Outward displacement, pixels; recorded minus true.
-    covariance : ndarray, shape (rings + 1, rings + 1)
-        Covariance of the shifts: errors accumulate along the radius.
-    """
-
-    radius: FloatArray
-    shift: FloatArray
-    error: FloatArray
-    covariance: FloatArray
-
-
-def radial_displacement(edges: FloatArray, excess: FloatArray, error: FloatArray) -> RadialDisplacement:
-    """Integrate ``d_r(r) = -(1 / r) integral r' (F - 1) dr'`` outwards from the innermost ring (tree rings).
-
-    Parameters
-    ----------
-    edges : ndarray, shape (rings + 1,)
-        Limits of the rings around the centre, pixels, increasing.
-    excess, error : ndarray, shape (rings,)
-        Mean of ``F - 1`` in each ring and its standard error. A ring without a value is set to 0, with the scatter of the others as error.
-
-    Raises
-    ------
-    CompareError
-        If edges do not increase or no ring has a value.
-    """
-    edges = np.asarray(edges, dtype=np.float64)
-    if edges.size != excess.size + 1 or (np.diff(edges) <= 0).any() or edges[0] < 0:
-        raise CompareError(
-            f"{edges.size} radii for {excess.size} rings", remedy="give increasing radii, one more than rings", value=edges.size
-        )
-    known = np.isfinite(excess) & np.isfinite(error)
-    if not known.any():
-        raise CompareError("no ring of the profile has a value", remedy="give rings covered by the flat")
-    typical = float(np.sqrt((excess[known] ** 2).mean()))
-    value, sigma = np.where(known, excess, 0.0), np.where(known, error, typical)
-    area = (edges[1:] ** 2 - edges[:-1] ** 2) / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        inverse = np.where(edges > 0, 1 / edges, 0.0)
-    shift = -inverse * np.concatenate([[0.0], np.cumsum(area * value)])
-    summed = np.concatenate([[0.0], np.cumsum((area * sigma) ** 2)])
-    covariance = np.minimum(summed[:, None], summed[None, :]) * inverse[:, None] * inverse[None, :]
-    return RadialDisplacement(edges, shift, np.sqrt(np.diag(covariance)), covariance)

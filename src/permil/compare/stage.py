@@ -303,8 +303,8 @@ def _tables_task(run: Run, comparisons: list[Task]) -> Task:
     groups = [(task.key[1], task.key[2]) for task in comparisons]
     mosaics = {led: flats.focal_plane(led) for led in dict.fromkeys(_led_of(run, band) for _, band in groups)}
 
-    def write(print_: str) -> tuple[str, ...]:
-        _write_tables(products, groups, mosaics, run.camera, seed=run.config.seed, print_=print_)
+    def write(fingerprint: str) -> tuple[str, ...]:
+        _write_tables(products, groups, mosaics, run.camera, seed=run.config.seed, fingerprint=fingerprint)
         return ()
 
     return Task(
@@ -377,7 +377,7 @@ def _write_tables(
     camera: Camera,
     *,
     seed: int,
-    print_: str,
+    fingerprint: str,
 ) -> None:
     """Write correlations, hypotheses, verdicts and levels of all detectors and bands; ``mosaics`` are the flats of each LED."""
     tables: dict[str, list[Table]] = {"CORRELATIONS": [], "HYPOTHESES": [], "VERDICTS": [], "CELLS": []}
@@ -395,7 +395,7 @@ def _write_tables(
         ("VERDICTS", products.verdicts),
     ):
         table = vstack(tables[name], metadata_conflicts="silent")
-        table.meta = {"fingerprint": print_}
+        table.meta = {"fingerprint": fingerprint}
         write_table(path, table)
     cells = [(*group, table) for group, table in zip(groups, tables["CELLS"], strict=True)]
     rows = star_levels(cells, camera, seed=seed)
@@ -403,7 +403,7 @@ def _write_tables(
     if images:
         rows += flat_levels(images, camera, seed=seed)
     levels = Table({name: [row.get(name, absent) for row in rows] for name, absent in _LEVEL_COLUMNS.items()})
-    levels.meta = {"fingerprint": print_}
+    levels.meta = {"fingerprint": fingerprint}
     write_table(products.levels, levels)
 
 

@@ -12,9 +12,8 @@ from astropy.io import fits
 from astropy.table import Table
 
 from permil.camera import Detector
-from permil.compare.efficiency.choice import FlatChoice
 from permil.compare.efficiency.filtering import MAIN, PLAIN, EfficiencyFlat
-from permil.compare.efficiency.proof import Proof
+from permil.compare.efficiency.proof import FlatChoice, Proof
 from permil.compare.hypotheses.results import KINDS
 from permil.compare.stars.flat_at_stars import RelativeFlat
 from permil.flat.superpixel import super_pixels

@@ -1,4 +1,4 @@
-"""Scatter of star fluxes on left-out dithers: undivided, divided by the plain flat, by the efficiency flat, and from noise alone.
+"""Scatter of star fluxes on left-out dithers, undivided and divided by the plain flat and the efficiency flat, and the flat to use.
 
 Exposures are divided at random into parts. The filter is fitted without one part, and its stars are divided by the flat that
 results. Means of spots and exposures are removed within the part, so that nothing of the fit enters its scatter.
@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from permil.arrays import BoolArray, FloatArray, IntArray
-from permil.compare.efficiency.filtering import MAIN, Components, FilterModel, fit_filter
+from permil.compare.efficiency.filtering import MAIN, Components, EfficiencyFlat, FilterModel, fit_filter
 from permil.compare.hypotheses.equations import FixedEffects
 from permil.compare.hypotheses.fit import blocks_of, bright_stars, jackknife_ratio
 from permil.errors import CompareError
+from permil.rounding import rounded
 
 BEST_FILTER, NOISE = "best filter", "noise"
 """Names of the rows of a proof that are no division."""
 PARTS = 3
-"""Default number of parts of the exposures."""
+"""Number of parts of the exposures, at most."""
 SIGNIFICANCE = 3.0
 """Significance of a difference of scatter, in paired standard errors."""
 _LEAST_EXPOSURES = 3
@@ -158,7 +159,6 @@ def leave_out(
     components: Components,
     regions: Mapping[str, BoolArray],
     *,
-    parts: int = PARTS,
     seed: int = 0,
     flat_fielded: bool = False,
 ) -> LeftOutStars:
@@ -170,8 +170,6 @@ def leave_out(
         Predictions for all stars.
     regions
         As in `permil.compare.efficiency.filtering.fit_filter`.
-    parts
-        Number of parts.
     seed
         Seed of the division of exposures into parts.
     flat_fielded
@@ -185,7 +183,7 @@ def leave_out(
     predicted = components.other
     stars, kept = predicted.stars, predicted.kept
     numbers = np.unique(stars.exposure)
-    parts = min(parts, numbers.size // _LEAST_EXPOSURES)
+    parts = min(PARTS, numbers.size // _LEAST_EXPOSURES)
     if parts < 2:
         raise CompareError(
             f"{numbers.size} exposures of stars are too few to leave some out",
@@ -232,7 +230,6 @@ def prove(
     model: FilterModel,
     regions: Mapping[str, BoolArray],
     *,
-    parts: int = PARTS,
     seed: int = 0,
     flat_fielded: bool = False,
 ) -> Proof:
@@ -242,7 +239,7 @@ def prove(
     ----------
     model
         Filter from all stars: its fractions give the best possible, and its components are fitted without each part.
-    regions, parts, seed, flat_fielded
+    regions, seed, flat_fielded
         As in `leave_out`.
 
     Raises
@@ -251,7 +248,7 @@ def prove(
         As in `leave_out`.
     """
     components = model.components
-    left_out = leave_out(components, regions, parts=parts, seed=seed, flat_fielded=flat_fielded)
+    left_out = leave_out(components, regions, seed=seed, flat_fielded=flat_fielded)
     noise = Scatter(*jackknife_ratio(left_out.weight * left_out.variance, left_out.weight, left_out.block))
     exposures = np.unique(components.other.stars.exposure[left_out.row])
     scatter = {division: scatter_of(left_out, division) for division in Division}
@@ -290,3 +287,104 @@ def _largest_gain(model: FilterModel, left_out: LeftOutStars) -> Scatter:
         bands = np.arange(1, weights.fractions.shape[1])
         variance += float(slope @ weights.covariance[np.ix_(bands, bands)] @ slope)
     return Scatter(total, float(np.sqrt(max(variance, 0.0))))
+
+
+_PER_MIL = 1e3
+_ADVICE = {
+    Division.EFFICIENCY: "Use the efficiency flat for fluxes of stars and the plain flat for the sky",
+    Division.PLAIN: "Use the plain flat for fluxes of stars and for the sky",
+    Division.UNDIVIDED: "Do not divide fluxes of stars by a flat, and use the plain flat for the sky",
+    None: "Use the plain flat for the sky; for fluxes, these stars do not determine which flat is better",
+}
+
+
+@dataclass(frozen=True)
+class FlatChoice:
+    """Which flat to use.
+
+    Attributes
+    ----------
+    fluxes
+        For fluxes of stars; None if the stars do not decide.
+    sky
+        For sky and surface brightness: pixel area and diffusion change the light of the sky in a pixel as they change the flat.
+    sentence
+        Both as a sentence, with the scatter on left-out dithers, the best possible, noise alone, and what the efficiency flat would leave
+        in the sky.
+    removed
+        Rms of the pixel area and diffusion that the efficiency flat lacks (relative), and its error.
+    """
+
+    fluxes: Division | None
+    sky: Division
+    sentence: str
+    removed: tuple[float, float]
+
+
+def choose_flat(proof: Proof, efficiency: EfficiencyFlat) -> FlatChoice:
+    """Return which flat to use.
+
+    The efficiency flat is recommended for fluxes if the scatter on left-out dithers is smaller than with the plain flat and without any, by
+    three paired standard errors each. If it does not differ from one of them, the simpler one is recommended.
+
+    Parameters
+    ----------
+    proof
+        Scatter on left-out dithers.
+    efficiency
+        Efficiency flat from all dithers.
+    """
+    removed, fluxes = removed_rms(efficiency), _recommend(proof)
+    return FlatChoice(fluxes, Division.PLAIN, f"{_ADVICE[fluxes]}: {_figures(proof, removed)}.", removed)
+
+
+def removed_rms(efficiency: EfficiencyFlat) -> tuple[float, float]:
+    """Return the rms of pixel area and diffusion in the flat that the efficiency flat lacks, and its error."""
+    components = efficiency.model.components
+    variance, error = 0.0, 0.0
+    for power, weights in zip(components.power, efficiency.model.weights_in(MAIN), strict=True):
+        of_bands = np.where(weights.measured, power.power, 0.0)
+        variance += float(of_bands @ (1 - weights.fractions[0]))
+        count = of_bands.size
+        error += float(of_bands @ weights.covariance[:count, :count] @ of_bands)
+    rms = float(np.sqrt(max(variance, 0.0)))
+    return rms, float(np.sqrt(error)) / (2 * rms) if rms > 0 else float(error**0.25)
+
+
+def _recommend(proof: Proof) -> Division | None:
+    strength = {division: change.variance / change.error for division, change in proof.differences.items() if change.error > 0}
+    against_plain, against_none = strength.get(Division.PLAIN, 0.0), strength.get(Division.UNDIVIDED, 0.0)
+    if against_plain <= -SIGNIFICANCE and against_none <= -SIGNIFICANCE:
+        return Division.EFFICIENCY
+    if against_plain <= -SIGNIFICANCE:
+        return Division.UNDIVIDED
+    if against_none <= -SIGNIFICANCE:
+        return Division.PLAIN
+    if max(against_plain, against_none) < SIGNIFICANCE:
+        return None
+    return (
+        Division.PLAIN
+        if proof.scatter[Division.PLAIN].variance < proof.scatter[Division.UNDIVIDED].variance
+        else Division.UNDIVIDED
+    )
+
+
+def _figures(proof: Proof, removed: tuple[float, float]) -> str:
+    undivided, plain, filtered = (_in_per_mil(proof.scatter[division]) for division in Division)
+    left = rounded(*(_PER_MIL * each for each in removed))
+    return (
+        f"on {proof.exposures} left-out dithers, star fluxes scatter by {undivided} per mil undivided, {plain} with the plain flat and "
+        f"{filtered} with the efficiency flat (change from the plain flat {_change(proof, Division.PLAIN)}, from undivided "
+        f"{_change(proof, Division.UNDIVIDED)}); best possible with a filter of this flat {_in_per_mil(proof.best)}, noise alone "
+        f"{_in_per_mil(proof.noise)}; in the sky, the efficiency flat would leave structure of {left} per mil rms"
+    )
+
+
+def _change(proof: Proof, division: Division) -> str:
+    """Return the difference of the efficiency flat from another division as text."""
+    change, error = proof.change(division)
+    return rounded(_PER_MIL * change, _PER_MIL * error, sign=True)
+
+
+def _in_per_mil(scatter: Scatter) -> str:
+    return rounded(_PER_MIL * scatter.rms, _PER_MIL * scatter.rms_error)

@@ -12,10 +12,9 @@ from astropy.io import fits
 from astropy.table import Table
 
 from permil.camera import Detector, shared_camera
-from permil.compare.efficiency.choice import choose_flat
 from permil.compare.efficiency.filtering import filter_flat, fit_filter, predict_components
 from permil.compare.efficiency.product import EFFICIENCY_FORMAT, EfficiencyResult, write_efficiency_flat
-from permil.compare.efficiency.proof import prove
+from permil.compare.efficiency.proof import choose_flat, prove
 from permil.compare.files import StarsProduct, read_flat, read_stars
 from permil.compare.regions import Region, RegionWidths, region_image
 from permil.compare.rings.profile import RingProfile

@@ -21,7 +21,7 @@ from permil.compare.scales import (
     halves,
     split_bands,
 )
-from permil.compare.stars.flat_at_stars import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
+from permil.compare.stars.flat_at_stars import RelativeFlat, flat_as_seen, require_inside
 from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse, StarTemplates, typical_pitch
 from permil.errors import CompareError
 
@@ -131,7 +131,6 @@ def predict_bands(
     response: StarResponse,
     *,
     periods: Sequence[float] = PERIODS,
-    largest_loss: float = LARGEST_LOSS,
 ) -> PredictedStars:
     """Predict the quantities of stars, band by band, if the flat were of one kind.
 
@@ -145,8 +144,6 @@ def predict_bands(
         Response of the stars to a flat.
     periods
         Limits of the bands, pixels. Longer periods are fitted but not reported; of shorter ones only the effect on fluxes is fitted.
-    largest_loss
-        Stars with a larger fraction of their weight on unusable pixels are excluded.
 
     Raises
     ------
@@ -166,7 +163,7 @@ def predict_bands(
             remedy=f"give limits up to {2 * min(shape)} pixels",
             value=periods[-1],
         )
-    seen = flat_as_seen(flat, stars.places, response, largest_loss=largest_loss)
+    seen = flat_as_seen(flat, stars.places, response)
     kept = np.isfinite(seen.excess)
     if kept.sum() < LEAST_STARS:
         raise CompareError(

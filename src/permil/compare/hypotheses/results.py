@@ -14,7 +14,7 @@ TOTAL, SUM = "total", "sum"
 
 Outcome = Literal["lowers", "does not affect", "raises", "cannot tell"]
 NEGLIGIBLE = 1e-4
-"""Negligible change of the scatter: a tenth of a per mil."""
+"""Change of the rms of relative fluxes that is negligible: a tenth of a per mil."""
 SIGNIFICANCE = 3.0
 """Significance of a change, in standard errors."""
 _PER_MIL = 1e3
@@ -172,13 +172,11 @@ class Verdict:
         return self.sentence
 
 
-def verdict(
-    change: FluxChange, *, where: str = "here", negligible: float = NEGLIGIBLE, significance: float = SIGNIFICANCE
-) -> Verdict:
+def verdict(change: FluxChange, *, where: str = "here") -> Verdict:
     """Decide whether dividing by the flat lowers, does not affect or raises the scatter of star fluxes.
 
     ``var(f - F) - var(f) = var(F) (1 - 2 slope)``: dividing helps if fluxes follow the flat with a slope above one half. A smaller
-    scatter does not make this flat the best possible: see `permil.compare.efficiency.choice.choose_flat`.
+    scatter does not make this flat the best possible: see `permil.compare.efficiency.proof.choose_flat`.
     The decision uses the change of the variance, which is determined far better than the variances themselves.
 
     Parameters
@@ -187,10 +185,6 @@ def verdict(
         Change of the variance by dividing (`permil.compare.hypotheses.results.HypothesisFit.flux_change`).
     where
         Name of the region in the sentence.
-    negligible
-        Negligible change of the rms (relative flux).
-    significance
-        Significance of a change, in standard errors.
 
     Raises
     ------
@@ -211,9 +205,9 @@ def verdict(
     shift = after - before
     strength = change.change / change.error if change.error > 0 else math.copysign(math.inf, change.change)
     outcome: Outcome
-    if abs(shift) + 2 * change_error < negligible:
+    if abs(shift) + 2 * change_error < NEGLIGIBLE:
         outcome = "does not affect"
-    elif abs(strength) >= significance:
+    elif abs(strength) >= SIGNIFICANCE:
         outcome = "lowers" if strength < 0 else "raises"
     else:
         outcome = "cannot tell"

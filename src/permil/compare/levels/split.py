@@ -48,6 +48,8 @@ from permil.compare.levels.groups import (
 from permil.compare.levels.results import LevelPair, LevelSplit, PairSplit, VarianceComponent
 from permil.errors import CompareError
 
+_DEGREE = 2
+"""Degree of the smooth function of position."""
 _LEAST_CELLS = 12
 _WORST_CONDITION = 1e8
 
@@ -186,7 +188,7 @@ def split_levels(
     error: ArrayLike | None,
     places: CellPlaces,
     *,
-    degree: int = 2,
+    degree: int = _DEGREE,
     draws: int = 200,
     seed: int = 0,
 ) -> LevelSplit:
@@ -224,7 +226,6 @@ def pair_levels(
     star_error: ArrayLike,
     places: CellPlaces,
     *,
-    degree: int = 2,
     draws: int = 200,
     seed: int = 0,
 ) -> PairSplit:
@@ -234,15 +235,15 @@ def pair_levels(
     ----------
     flat, flat_error, star, star_error
         Relative values and independent errors in the same cells, shape (n,).
-    places, degree, draws, seed
-        As for `split_levels`.
+    places, draws, seed
+        As for `split_levels`, whose default degree is used.
 
     Raises
     ------
     CompareError
         As `split_levels`.
     """
-    estimates, covariance, frame = _split([flat, star], [flat_error, star_error], places, degree=degree, draws=draws, seed=seed)
+    estimates, covariance, frame = _split([flat, star], [flat_error, star_error], places, degree=_DEGREE, draws=draws, seed=seed)
     splits = [_level_split(estimates[:, m, m], covariance[:, m, m, :, m, m], frame) for m in (0, 1)]
     pairs = [_pair(component, estimates[k], covariance[k][:, :, k]) for k, component in enumerate(splits[0].components)]
     return PairSplit(splits[0], splits[1], tuple(pairs))

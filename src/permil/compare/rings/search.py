@@ -31,7 +31,12 @@ _ALONG_AXES = 2
 _LEAST_BLOCKS = 9
 _BLOCKS_AT_ONCE = 8
 
+SIGNIFICANT = 5.0
+"""Smallest significance of detected rings. Gaussian maps do not reach it; blemishes that are not masked reach 3 or 4."""
+
 _MOST_CELLS = 512
+_REACH = 0.3
+"""Size of the searched area around each corner, as a fraction of the sensor's sides."""
 _LEAST_SURROGATES = 19
 _TRIAL_STEP = 0.04
 _CANDIDATES = 4
@@ -163,7 +168,7 @@ class RingSearch:
     Attributes
     ----------
     found
-        Whether the significance is at least ``least_significance``.
+        Whether the significance is at least `SIGNIFICANT`.
     centre, covariance
         Axis (x, y) in DM pixels and its covariance, shape (2, 2); NaN if no rings are found.
     score
@@ -208,9 +213,7 @@ def find_rings(
     segments: NDArray[np.integer] | None = None,
     highpass_px: float = 50.0,
     cell_px: int | None = None,
-    reach: float = 0.3,
     surrogates: int = 99,
-    least_significance: float = 5.0,
     seed: int = 0,
 ) -> RingSearch:
     """Find the axis of tree rings of a sensor; no rings are a valid result.
@@ -226,12 +229,8 @@ def find_rings(
     cell_px
         Side of a cell; by default the smallest side for at most 512 cells along the sensor. Rings narrower than four cells are not
         detected.
-    reach
-        Size of the searched area around each corner, as a fraction of the sensor's sides.
     surrogates
         Number of random maps for the significance.
-    least_significance
-        Smallest significance of detected rings. Gaussian maps do not reach it; blemishes that are not masked reach 3 or 4.
     seed
         Seed of the random maps.
 
@@ -251,7 +250,7 @@ def find_rings(
     cells = high_passed(bin_cells(flat, good, cell_px=cell_px, segments=segments), highpass_px)
     even = evened(cells, highpass_px / 4)
     power = DirectionalPower(even, longest_ring_px=1.5 * highpass_px)
-    trials = _trial_axes(flat.shape, reach)
+    trials = _trial_axes(flat.shape)
     towards = power.directions(trials)
     scores = power.scores(even.level, towards)
     rng = np.random.default_rng(seed)
@@ -259,7 +258,7 @@ def find_rings(
     score = float(scores.max())
     p_value = float((1 + np.sum(null_scores >= score)) / (1 + surrogates))
     significance = float((score - null_scores.mean()) / null_scores.std(ddof=1))
-    found = significance >= least_significance
+    found = significance >= SIGNIFICANT
     centre, covariance, profile = (np.nan, np.nan), np.full((2, 2), np.nan), None
     if found:
         step = _TRIAL_STEP * np.array(flat.shape[::-1])
@@ -269,14 +268,10 @@ def find_rings(
     return RingSearch(found, centre, covariance, score, null_scores, p_value, significance, profile)
 
 
-def _trial_axes(shape: tuple[int, ...], reach: float) -> FloatArray:
+def _trial_axes(shape: tuple[int, ...]) -> FloatArray:
     """Return trial axes (x, y) around the four corners, shape (n, 2)."""
-    if not 0 < reach <= 0.5:
-        raise CompareError(
-            f"a reach of {reach} is not within 0 to 0.5 sides", remedy="give a part of the sensor's sides", value=reach
-        )
     ny, nx = shape
-    around = np.linspace(-reach, reach, 2 * max(1, round(reach / _TRIAL_STEP)) + 1)
+    around = np.linspace(-_REACH, _REACH, 2 * round(_REACH / _TRIAL_STEP) + 1)
     x, y = (np.concatenate([around, 1 + around]) * side for side in (nx, ny))
     return np.stack([axis.ravel() for axis in np.meshgrid(x, y)], axis=1)
 

@@ -47,8 +47,8 @@ def sensors_task(run: Run, stars: Path, needs: Sequence[Task]) -> Task:
             raise InputError("there are no comparisons of stars and flats", path=CompareFolder(folder).path, remedy=_AGAIN)
     sources = [(run.folder.root, stars), *((folder, folder) for folder in further)]
 
-    def write(print_: str) -> tuple[str, ...]:
-        _write_tables(products, sources, run.camera, seed=run.config.seed, print_=print_)
+    def write(fingerprint: str) -> tuple[str, ...]:
+        _write_tables(products, sources, run.camera, seed=run.config.seed, fingerprint=fingerprint)
         return ()
 
     return Task(
@@ -67,7 +67,7 @@ def _tables_of(products: CompareFolder) -> tuple[Path, ...]:
 
 
 def _write_tables(
-    products: CompareFolder, sources: Sequence[tuple[Path, Path]], camera: Camera, *, seed: int, print_: str
+    products: CompareFolder, sources: Sequence[tuple[Path, Path]], camera: Camera, *, seed: int, fingerprint: str
 ) -> None:
     results, stars = [], []
     names = _run_names([root for root, _ in sources])
@@ -87,7 +87,7 @@ def _write_tables(
     }
     for path, rows in tables.items():
         table = _table(rows)
-        table.meta = {"fingerprint": print_}
+        table.meta = {"fingerprint": fingerprint}
         write_table(path, table)
 
 

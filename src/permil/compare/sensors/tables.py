@@ -12,8 +12,7 @@ from astropy.table import Table
 
 from permil.compare.comparison import SINGLE, WHOLE
 from permil.compare.hypotheses.results import KINDS, TOTAL
-from permil.compare.sensors.combine import CombinedEstimate, combine, difference
-from permil.compare.sensors.significance import find_discoveries
+from permil.compare.sensors.combine import CombinedEstimate, combine, difference, find_discoveries
 
 ALL, VENDOR, BAND, DIFFERENCE = "all sensors", "vendor", "band", "difference"
 """Kinds of rows of combined estimates."""

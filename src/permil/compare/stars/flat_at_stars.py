@@ -14,7 +14,6 @@ from permil.compare.stars.response import MARGIN, StarPlaces, StarResponse
 from permil.errors import CompareError
 
 Reference = Literal["detector", "amplifier"]
-Weight = Literal["aperture", "moments"]
 LARGEST_LOSS = 0.02
 """Stars that lose a larger fraction of their weight to unusable pixels are not compared."""
 
@@ -132,10 +131,9 @@ def flat_as_seen(
     places: StarPlaces,
     response: StarResponse,
     *,
-    weight: Weight = "aperture",
     largest_loss: float = LARGEST_LOSS,
 ) -> SeenFlat:
-    """Average a flat over the light of each star, at its sub-pixel position.
+    """Average a flat over the light of each star in the aperture of its flux, at its sub-pixel position.
 
     Parameters
     ----------
@@ -145,8 +143,6 @@ def flat_as_seen(
         Positions of stars, pixels of the flat.
     response
         Profile and aperture of the stars.
-    weight
-        ``aperture``: the light in the aperture of the flux. ``moments``: a Gaussian with the star's moments.
     largest_loss
         Stars that lose a larger fraction of their weight are not used.
 
@@ -159,8 +155,6 @@ def flat_as_seen(
     shapes = response.shapes(places)
     # The pixels that kernels of area and diffusion need around the circle are not needed here.
     shapes = replace(shapes, half=shapes.half - MARGIN + 1)
-    if weight == "moments":
-        shapes = replace(shapes, fractions=np.ones(1), covariances=shapes.moments[:, None, :].copy(), radius=1e6)
     seen, spread, lost = np.full(len(places), np.nan), np.full(len(places), np.nan), np.zeros(len(places))
     kernels.weigh_flat(shapes, flat.excess, flat.variance, flat.usable, seen, spread, lost)
     kept = lost <= largest_loss

@@ -11,6 +11,7 @@ from scipy.optimize import brentq, least_squares
 from permil.arrays import FloatArray, plain_array
 from permil.errors import CompareError
 
+_COMPONENTS = 3
 _LARGEST_RATIO = 4.0
 """Largest ratio of widths of successive components of a fitted mixture."""
 _STEP = 0.05
@@ -138,8 +139,8 @@ def _adaptive_moment(fractions: FloatArray, variances: FloatArray) -> float:
     return low if high - low < 1e-12 * high else float(brentq(balance, low * (1 - 1e-9), high * (1 + 1e-9), xtol=1e-12))
 
 
-def fit_profile(radii: ArrayLike, fraction: ArrayLike, *, moment: float, components: int = 3) -> StarProfile:
-    """Fit a mixture of round Gaussians to a growth curve and an adaptive moment.
+def fit_profile(radii: ArrayLike, fraction: ArrayLike, *, moment: float) -> StarProfile:
+    """Fit a mixture of three round Gaussians, fewer if there are less than two radii for each, to a growth curve and an adaptive moment.
 
     Parameters
     ----------
@@ -149,8 +150,6 @@ def fit_profile(radii: ArrayLike, fraction: ArrayLike, *, moment: float, compone
         Light within each radius, relative to any one of them.
     moment
         Adaptive moment ``(xx + yy) / 2``, pixel^2; including the pixel. The mixture reproduces it exactly.
-    components
-        Number of Gaussians; fewer if there are not enough radii (two per component).
 
     Returns
     -------
@@ -168,7 +167,7 @@ def fit_profile(radii: ArrayLike, fraction: ArrayLike, *, moment: float, compone
         )
     if radii.shape != fraction.shape or not (np.isfinite(radii) & np.isfinite(fraction)).all():
         raise CompareError("the growth curve of the stars is not finite at all radii", remedy="remove radii without a flux")
-    count = max(1, min(components, radii.size // 2))
+    count = max(1, min(_COMPONENTS, radii.size // 2))
     if count == 1:
         return StarProfile.gaussian(moment)
 

@@ -18,8 +18,8 @@ from permil.arrays import FloatArray
 from permil.camera import Camera, Detector, shared_camera
 from permil.compare.comparison import WHOLE
 from permil.compare.hypotheses.results import KINDS
+from permil.compare.sensors.combine import RATE
 from permil.compare.sensors.origins import MASK, RAW, SUM, SUM_WITHIN
-from permil.compare.sensors.significance import RATE
 from permil.compare.sensors.tables import ALL, BAND, DIFFERENCE, FRACTIONS, VENDOR
 from permil.flat.composite import mosaic_grid
 from permil.products import RunFolder, open_product, read_table

@@ -25,7 +25,7 @@ from permil.camera.frames import detector_to_ccs
 from permil.colour.planes import LedPlanes, RatioPlanes, ratio_planes
 from permil.colour.regions import Slices, change_of_regions
 from permil.flat.between_leds import SharedTerms
-from permil.flat.joint_file import open_joint, read_planes
+from permil.flat.joint.file import open_joint, read_planes
 from permil.flat.shared_errors import FlatModes, plane_matrix
 from permil.flat.superpixel import super_pixels
 from permil.products import RunFolder, is_good, read_image, read_table

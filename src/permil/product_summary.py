@@ -16,7 +16,7 @@ from permil.beam.stage import load_beam
 from permil.config.load import RECORD
 from permil.errors import InputError, OutputError, PermilError
 from permil.flat.flat import Flat
-from permil.flat.joint_file import is_converged
+from permil.flat.joint.file import is_converged
 from permil.products import check_output, read_any_image, read_table
 from permil.products.atomic import atomic_output
 from permil.products.folder import CompareFolder

@@ -34,7 +34,7 @@ from permil.compare.hypotheses.results import KINDS, TOTAL
 from permil.compare.scales import PERIODS, bands_between, cosine_wavenumbers
 from permil.compare.stars.response import StarResponse
 from permil.flat.difference import difference_of_products
-from permil.flat.joint_file import read_planes
+from permil.flat.joint.file import read_planes
 from permil.flat.shared_errors import plane_matrix
 from permil.flat.superpixel import size_in_pixels, super_pixels
 from permil.products import ImageProduct, RunFolder, is_good, read_image, read_table, write_table
@@ -166,7 +166,7 @@ def led_deviation(detectors: Sequence[DetectorDeviation], *, plane_covariance: F
     Parameters
     ----------
     plane_covariance : ndarray, shape (3 n, 3 n)
-        Covariance of the planes of all detectors (`permil.flat.joint_file.read_planes`); by default that of modes and noise, which lacks
+        Covariance of the planes of all detectors (`permil.flat.joint.file.read_planes`); by default that of modes and noise, which lacks
         what many detectors have in common beyond the modes.
     """
     count = len(detectors)

@@ -13,8 +13,8 @@ from led_campaigns import SPACING_MM, Settings, simulate_leds
 from permil.flat.between_leds import SharedTerms, covariance_between, drift_between
 from permil.flat.joint import FlatCovariance, solve_joint
 from permil.flat.joint.covariance import PlaneResponses
+from permil.flat.joint.file import DetectorErrors, error_hdus
 from permil.flat.joint.photodiode import Drift, PhotodiodeModel
-from permil.flat.joint_file import DetectorErrors, error_hdus
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,7 @@ def corrected(seed: int, *, rms: float) -> tuple[np.ndarray, np.ndarray]:
         regions += [{one.name: row} for row in operators]
     everywhere = {one.name: np.ones((1, len(one.x_mm))) for one in straight}
     modes, _, covariance = errors_with_losses(
-        left, errors, errors.largest_modes(20), amplifiers, everywhere, dict.fromkeys(everywhere, np.zeros((1, 1)))
+        left, errors, errors.modes_and_shared(20, {})[0], amplifiers, everywhere, dict.fromkeys(everywhere, np.zeros((1, 1)))
     )
     planes = np.array([next(row @ np.nan_to_num(deviation[name]) for name, row in region.items()) for region in regions])
     by_modes = np.array([modes.covariance_of_means(one, one) for one in regions])

@@ -10,8 +10,8 @@ from joint_bench import precision_of, simulate
 from scipy import linalg
 
 from permil.engine.threads import allow_threads
-from permil.flat.joint import factor as factor_room
-from permil.flat.joint import normal as normal_room
+from permil.flat.joint import factor as factor_module
+from permil.flat.joint import normal as normal_module
 from permil.flat.joint.budget import without_drift
 from permil.flat.joint.factor import factorise_rows, inverse_of, lower_factor
 from permil.flat.joint.grouped import GroupedFactor
@@ -44,10 +44,10 @@ def posed(seed=1, stiffness=3e3):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Several panels, pieces and strips in a small matrix."""
-    monkeypatch.setattr(factor_room, "_PANEL", 16)
-    monkeypatch.setattr(factor_room, "_PIECE", 24)
-    monkeypatch.setattr(normal_room, "_ONE_STRIP", 10)
-    monkeypatch.setattr(normal_room, "_STRIP_ROWS", 7)
+    monkeypatch.setattr(factor_module, "_PANEL", 16)
+    monkeypatch.setattr(factor_module, "_PIECE", 24)
+    monkeypatch.setattr(normal_module, "_ONE_STRIP", 10)
+    monkeypatch.setattr(normal_module, "_STRIP_ROWS", 7)
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -141,7 +141,7 @@ def test_losses_of_amplifiers_are_those_of_the_dense_equations(campaign, solutio
         (found, FlatCovariance(solution, campaign.detectors)),
     ):
         nothing = {name: np.zeros((len(rows), len(rows))) for name, rows in everywhere.items()}
-        _, within, planes = errors_with_losses(losses, errors, errors.largest_modes(5), amplifiers, everywhere, nothing)
+        _, within, planes = errors_with_losses(losses, errors, errors.modes_and_shared(5, {})[0], amplifiers, everywhere, nothing)
         added.append([np.sqrt(np.diag(planes - errors.plane_covariance())), *(np.sqrt(np.diag(one)) for one in within.values())])
     for by_details, by_dense in zip(added[1], added[0], strict=True):
         np.testing.assert_allclose(by_details, by_dense, rtol=0.05)
@@ -215,7 +215,7 @@ def pulls_of(seeds):
         wrong = replace(found, log_response=error)
         deviation, errors = covariance.under(wrong).planes()
         planes.append(deviation.ravel() / np.sqrt(np.diag(errors)))
-        modes = covariance.largest_modes()
+        modes = covariance.modes_and_shared(20, {})[0]
         patterns = np.concatenate([modes.patterns[name] for name in error], axis=1)
         unit = patterns / np.linalg.norm(patterns, axis=1)[:, None]
         whole = np.concatenate(list(error.values()))

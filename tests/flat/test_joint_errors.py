@@ -7,10 +7,10 @@ import pytest
 from joint_bench import RandomBeam, simulate
 
 from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance, plane_operator
+from permil.flat.joint.file import detector_errors
 from permil.flat.joint.knots import choose_spacing
 from permil.flat.joint.solution import beam_centre, centroid
 from permil.flat.joint.solve import solve_joint
-from permil.flat.joint_file import detector_errors
 
 SPACING_MM = 3.0
 OFFSET = (5.0, -7.0)
@@ -29,7 +29,7 @@ def pulls_of(seed, **changes):
         for detector in campaign.detectors
     ]
     sigma = np.sqrt(np.diag(errors.planes()[1])).reshape(-1, 3)
-    modes = errors.largest_modes(20)
+    modes = errors.modes_and_shared(20, {})[0]
     names = [detector.name for detector in campaign.detectors]
     patterns = np.concatenate([modes.patterns[name] for name in names], axis=1)
     independent = np.concatenate([modes.independent[name] for name in names])

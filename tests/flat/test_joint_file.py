@@ -9,7 +9,7 @@ import pytest
 from astropy.io import fits
 
 from permil.errors import InputError
-from permil.flat.joint_file import DetectorErrors, error_hdus, errors_in, open_joint
+from permil.flat.joint.file import DetectorErrors, error_hdus, errors_in, open_joint
 from permil.products import write_hdus
 
 

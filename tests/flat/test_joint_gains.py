@@ -37,7 +37,7 @@ def solved(campaign, **changes):
 
 def mode_pulls(campaign, solution):
     """Parts of the flat's error along its 20 largest modes, over their errors."""
-    error, modes = campaign.response_error(solution), FlatCovariance(solution, campaign.detectors).largest_modes(20)
+    error, modes = campaign.response_error(solution), FlatCovariance(solution, campaign.detectors).modes_and_shared(20, {})[0]
     pulls = []
     for number in range(20):
         norm = sum(np.sum(pattern[number] ** 2) for pattern in modes.patterns.values())
@@ -238,8 +238,8 @@ def test_what_boards_add_to_the_errors_is_what_known_boards_would_take_off():
     known = errors.under(replace(solution, factor=GroupedFactor.of(precision)))
     regions = [{name: np.full(len(response), 1 / len(response))} for name, response in solution.log_response.items()]
     expected = errors.covariance(regions) - known.covariance(regions)
-    np.testing.assert_allclose(errors.added_by(places, regions), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
-    total, rest = errors.largest_modes(20).total, known.largest_modes(20).total
+    np.testing.assert_allclose(errors.added_by(places), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    total, rest = errors.modes_and_shared(20, {})[0].total, known.modes_and_shared(20, {})[0].total
     assert errors.common_variance_added_by(places) == pytest.approx(total - rest, rel=0.3)
     unit = np.eye(solution.model.size)
     unknowns = solution.factor.solve(unit)[places, places]

@@ -13,7 +13,7 @@ from permil.errors import FlatError
 from permil.flat.joint.covariance import FlatCovariance, plane_operator
 from permil.flat.joint.gain_steps import find_gain_steps
 from permil.flat.joint.solve import solve_joint
-from permil.flat.steps.joint_solution import require_plausible_gradient
+from permil.flat.steps.solve_led import require_plausible_gradient
 
 SETTINGS = {"columns": 3, "rows": 1, "pixels": 10, "pixel_mm": 1.6, "jitter": 0.01, "rotation": 2e-3, "offset": (5.0, -7.0)}
 SCAN = 144

@@ -156,7 +156,7 @@ def test_solution_and_covariance_are_those_of_dense_least_squares(gains):
     rows = np.array([np.concatenate([region.get(name, np.zeros(pixels)) for name in ("D00", "D10")]) for region in regions])
     # The independent noise of the mean over all is left out: at most a part in the number of super-pixels.
     np.testing.assert_allclose(errors.covariance(regions), rows @ covariance @ rows.T, rtol=0.03, atol=1e-12)
-    modes = errors.largest_modes(len(dense) - 1)
+    modes = errors.modes_and_shared(len(dense) - 1, {})[0]
     named = [modes.covariance_of_means(region, other) for region in regions for other in regions]
     np.testing.assert_allclose(np.reshape(named, (3, 3)), errors.covariance(regions), rtol=1e-3, atol=1e-13)
 
@@ -165,7 +165,7 @@ def test_modes_state_the_errors_of_levels_and_gradients_exactly():
     campaign = small_campaign()
     solution = solve_joint(campaign.exposures, campaign.detectors, spacing_mm=8.0)
     errors = FlatCovariance(solution, campaign.detectors)
-    modes = errors.largest_modes(2)
+    modes = errors.modes_and_shared(2, {})[0]
     regions = [
         {detector.name: row}
         for detector in campaign.detectors
@@ -194,7 +194,7 @@ def test_modes_are_the_largest_of_the_dense_covariance():
     independent = np.concatenate([1.0 / detector.weights.sum(axis=0) for detector in campaign.detectors])
     shared = errors.covariance(unit) - np.diag(independent)
     strength, directions = np.linalg.eigh(shared)
-    modes = errors.largest_modes(5)
+    modes = errors.modes_and_shared(5, {})[0]
     np.testing.assert_allclose(modes.variance[:5], strength[::-1][:5] / pixels, rtol=1e-3)
     assert modes.total == pytest.approx(np.trace(shared) / pixels, rel=1e-3)
     pattern = np.concatenate([modes.patterns[name][0] for name in ("D00", "D10")])

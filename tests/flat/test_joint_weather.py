@@ -171,14 +171,12 @@ def test_what_weather_adds_to_the_errors_is_what_known_weather_would_take_off():
     known = errors.under(replace(solution, factor=GroupedFactor.of(precision)))
     regions = [{name: np.full(len(response), 1 / len(response))} for name, response in solution.log_response.items()]
     expected = errors.covariance(regions) - known.covariance(regions)
-    np.testing.assert_allclose(
-        errors.added_by(solution.model.weather, regions), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()
-    )
+    np.testing.assert_allclose(errors.added_by(solution.model.weather), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
     expected = errors.composite_gradient()[1] - known.composite_gradient()[1]
     np.testing.assert_allclose(
         errors.composite_gradient_added_by(solution.model.weather), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()
     )
-    total, rest = errors.largest_modes(20).total, known.largest_modes(20).total
+    total, rest = errors.modes_and_shared(20, {})[0].total, known.modes_and_shared(20, {})[0].total
     assert errors.common_variance_added_by(solution.model.weather) == pytest.approx(total - rest, rel=0.15)
 
 
@@ -210,7 +208,7 @@ def test_errors_are_true_over_a_hundred_seeds_of_weather(time, most):
 
 def mode_pulls(campaign, solution):
     """Errors over predicted errors along the 20 largest modes."""
-    modes = FlatCovariance(solution, campaign.detectors).largest_modes(20)
+    modes = FlatCovariance(solution, campaign.detectors).modes_and_shared(20, {})[0]
     deviation = campaign.response_error(solution)
     patterns = np.concatenate([modes.patterns[name] for name in deviation], axis=1)
     independent = np.concatenate([modes.independent[name] for name in deviation])

@@ -13,7 +13,7 @@ from permil.camera import Camera
 from permil.camera.frames import detector_to_ccs
 from permil.errors import FlatError, InputError
 from permil.exposures.exposure import Exposure, exposures_to_table
-from permil.flat.joint_file import JointLight
+from permil.flat.joint.light import JointLight
 from permil.flat.signals import StoredDetectors, SuperPixelSignals, read_signals, write_signals
 from permil.flat.steps.exposures import exposure_list, unique_exposures
 from permil.flat.superpixel import average_exposure, block_sums, flattened, make_layout, median_image

@@ -18,7 +18,7 @@ from permil.errors import BeamError, FlatError
 from permil.exposures import POINTING, SCAN
 from permil.flat import stage as flat_stage
 from permil.flat.stage import LedFlats
-from permil.flat.steps.flat_product import LEAVES_OUT
+from permil.flat.steps.exposures import LEAVES_OUT
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, stored_fingerprint
 

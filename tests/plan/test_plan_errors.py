@@ -39,7 +39,7 @@ def test_errors_are_those_that_the_joint_solution_states():
     noise = solution.prior.photodiode.white / 2e-3
     gradient = np.sqrt(np.diag(stated.composite_gradient()[1]))
     np.testing.assert_allclose(predicted.design.gradient_error * noise, gradient, rtol=0.05)
-    modes = stated.largest_modes(4)
+    modes = stated.modes_and_shared(4, {})[0]
     assert predicted.design.large_scale_error * noise == pytest.approx(np.sqrt(modes.total), rel=0.05)
     # Super-pixels of 1 mm have 100 pixels.
     independent = [np.median(variance) ** 0.5 for variance in modes.independent.values()]

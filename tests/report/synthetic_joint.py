@@ -12,7 +12,7 @@ from permil.camera import Camera, frames
 from permil.config import Config
 from permil.flat.signals import SuperPixelSignals, write_signals
 from permil.flat.steps.exposures import unique_exposures
-from permil.flat.steps.joint_solution import SolutionRequest, solve_led
+from permil.flat.steps.solve_led import SolutionRequest, solve_led
 from permil.products import RunFolder, write_table
 
 BLOCK = 32

@@ -25,8 +25,8 @@ from synthetic_run import SyntheticRun, make_pages
 
 from permil.camera import Camera
 from permil.errors import InputError
+from permil.flat.joint.file import read_light
 from permil.flat.joint.residuals import JointResiduals, joint_residuals
-from permil.flat.joint_file import read_light
 from permil.flat.signals import SuperPixelSignals, read_signals, write_signals
 from permil.products import RunFolder, read_table
 from permil.report.joint.figures import mode_maps, photodiode_picture, reflection_picture, stage_picture, view_joint_beam

@@ -1,4 +1,4 @@
-"""Everything that the flats of one detector in all LEDs say of its colour, and the correlation of LEDs on one scale."""
+"""The colour of one detector, from its flats in all LEDs: responses, variances, correlations of LEDs."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ _FEWEST_GOOD = 0.05
 
 @dataclass(frozen=True)
 class ScaleCorrelation:
-    """Correlation of two LEDs on a scale; ``apart`` tells whether the periodic pattern is taken out."""
+    """Correlation of two LEDs on a scale; ``apart``: without the periodic pattern."""
 
     scale: str
     leds: tuple[str, str]
@@ -179,7 +179,7 @@ class DetectorColour:
 
 
 def measure_colour(flats: Sequence[LedFlat], detector: Detector, *, super_pixel_mm: float, seed: int) -> DetectorColour:
-    """Return what the flats of a detector in several LEDs say of its colour.
+    """Measure the colour of a detector from its flats in several LEDs.
 
     Parameters
     ----------

@@ -27,6 +27,7 @@ from permil.colour.moments import (
 from permil.colour.planes import LedPlanes, LightGradient, RatioPlanes, VendorRatio, ratio_planes, vendor_ratio
 from permil.colour.regions import change_of_regions, ratio_errors
 from permil.compare.levels.results import VarianceComponent
+from permil.flat.between_leds import SharedTerms
 
 WHOLE = "all"
 LARGE = "large"
@@ -34,33 +35,33 @@ OF_SENSORS = "of the sensors"
 SHARED, OWN = "shared by LEDs", "its own"
 
 
-def planes_of(led: str, colours: Sequence[DetectorColour], covariance: Mapping[str, Any], shared: Any) -> LedPlanes:
+def planes_of(
+    led: str, colours: Sequence[DetectorColour], solved: tuple[Sequence[str], FloatArray] | None, shared: SharedTerms | None
+) -> LedPlanes:
     """Return the planes of all detectors that have a flat in an LED.
 
     Parameters
     ----------
-    covariance
-        ``detectors`` with a joint solution and the ``planes`` covariance of all of them; or nothing, and each detector has the errors
-        that its own flat states.
+    solved
+        Detectors with a joint solution and the covariance of the planes of all of them, shape (3 n, 3 n); None to take the errors in
+        the flats.
     shared
-        Terms shared with other LEDs, for the detectors of ``covariance``; None if they are not known.
+        Terms shared with other LEDs, for the detectors of ``solved``; None if they are not known.
     """
-    own = [one for one in colours if led in one.leds and (not covariance or one.detector in covariance["detectors"])]
+    own = [one for one in colours if led in one.leds and (solved is None or one.detector in solved[0])]
     names = tuple(one.detector for one in own)
     values = np.array([one.planes[one.leds.index(led)] for one in own]).reshape(-1, 3)
-    if not covariance:
+    if solved is None:
         whole = np.zeros((3 * len(own), 3 * len(own)))
         for number, one in enumerate(own):
             place = slice(3 * number, 3 * number + 3)
             whole[place, place] = one.plane_covariance[one.leds.index(led)]
         return LedPlanes(led, names, values, whole, None)
-    order = list(covariance["detectors"])
-    missing = [name for name in order if name not in names]
+    order = list(solved[0])
     kept = np.array([3 * order.index(name) + axis for name in names for axis in range(3)], dtype=np.int64)
-    matrix = covariance["planes"][np.ix_(kept, kept)]
-    if shared is not None and (missing or order != list(names)):
+    if shared is not None and order != list(names):
         shared = shared.of_planes(kept)
-    return LedPlanes(led, names, values, matrix, shared)
+    return LedPlanes(led, names, values, solved[1][np.ix_(kept, kept)], shared)
 
 
 def response_rows(colours: Sequence[DetectorColour], camera: Camera) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ from permil.context import Run
 from permil.engine import State, Task, Work
 from permil.errors import FlatError, InputError
 from permil.flat.between_leds import SharedTerms
-from permil.flat.joint_file import open_joint, read_light, read_planes
+from permil.flat.joint.file import open_joint, read_light, read_planes
 from permil.flat.signals import read_signals
 from permil.isr.stage import memory_for
 from permil.products import FINGERPRINT_CARD, MaskPlane, RunFolder, origin_entries, read_image, write_image, write_table
@@ -82,7 +82,7 @@ _COLUMNS: dict[str, dict[str, Any]] = {
         "amplitude_err": np.nan,
     },
 }  # fmt: skip
-"""Columns of the tables with what stands in a table without rows."""
+"""Columns of the tables, with the entry of a row that lacks one."""
 _UNITS = {"wavelength_nm": "nm", "period_mm": "mm", "angle_deg": "deg", "signal": "electron", "over_signal": "electron"} | {
     f"{name}_{axis}{error}": "1 / mm" for name in ("gradient", "sensor", "light") for axis in "xy" for error in ("", "_err")
 }
@@ -250,7 +250,7 @@ def _tables_task(run: Run, detectors: Sequence[Task], flats: Mapping[str, Sequen
     )
 
 
-def _write_ratio(run: Run, pair: tuple[str, str], path: Path, print_: str) -> None:
+def _write_ratio(run: Run, pair: tuple[str, str], path: Path, fingerprint: str) -> None:
     """Write the ratio of the mosaics of two LEDs."""
     folder = run.folder
     first, second = (read_image(folder.focal_plane(led)) for led in pair)
@@ -266,7 +266,7 @@ def _write_ratio(run: Run, pair: tuple[str, str], path: Path, print_: str) -> No
     mask = np.where(np.isfinite(ratio), first.mask | second.mask, int(MaskPlane.NO_DATA))
     header = {
         **_origin(run, pair),
-        FINGERPRINT_CARD: (print_, "what this was made from"),
+        FINGERPRINT_CARD: (fingerprint, "what this was made from"),
         "LED": (pair[0], "LED of the numerator"),
         "OVERLED": (pair[1], "LED of the denominator"),
         "SCALE": ("both composite: median of all pixels 1", "scale of the ratio"),
@@ -274,8 +274,8 @@ def _write_ratio(run: Run, pair: tuple[str, str], path: Path, print_: str) -> No
     write_image(path, ratio, mask, variance, header=header, image_cards=wcs_cards(first.image_header))
 
 
-def _write_tables(run: Run, colours: Sequence[DetectorColour], leds: Sequence[str], print_: str) -> list[str]:
-    """Write all tables of the run; return what a person should know."""
+def _write_tables(run: Run, colours: Sequence[DetectorColour], leds: Sequence[str], fingerprint: str) -> list[str]:
+    """Write all tables of the run; return the messages for the user."""
     planes, messages = _read_planes(run, colours, leds)
     ratios = all_ratios(planes)
     neighbours = [ratios[pair] for pair in pairwise(leds) if pair in ratios]
@@ -298,7 +298,7 @@ def _write_tables(run: Run, colours: Sequence[DetectorColour], leds: Sequence[st
     for name, columns in _COLUMNS.items():
         entries = {column: [row.get(column, absent) for row in rows[name]] for column, absent in columns.items()}
         units = {column: unit for column, unit in _UNITS.items() if column in columns}
-        table = Table(entries, units=units, meta={**origin, "fingerprint": print_})
+        table = Table(entries, units=units, meta={**origin, "fingerprint": fingerprint})
         write_table(ColourFolder(run.folder.root).table(name), table)
     return messages
 
@@ -307,17 +307,16 @@ def _read_planes(run: Run, colours: Sequence[DetectorColour], leds: Sequence[str
     """Return the planes of each LED, and what is not known of them."""
     planes, messages = [], []
     for led in leds:
-        path, covariance, shared = run.folder.joint(led), {}, None
+        path, solved, shared = run.folder.joint(led), None, None
         if path.is_file():
-            names, matrix = read_planes(path)
-            covariance = {"detectors": names, "planes": matrix}
+            solved = read_planes(path)
             with open_joint(path) as hdus:
                 shared = SharedTerms.read(hdus)
         if shared is None:
             messages.append(
                 f"{led}: what it shares with other LEDs is not known, so that errors of its ratios count all of it twice"
             )
-        planes.append(planes_of(led, colours, covariance, shared))
+        planes.append(planes_of(led, colours, solved, shared))
     return planes, messages
 
 

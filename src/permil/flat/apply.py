@@ -129,21 +129,21 @@ def apply_to_file(
         File of the flat, if there is one.
     image_path
         Image product, or a FITS file of any program with an assembled image of that detector (see
-        `permil.products.read_any_image`); without a variance of its own the result carries that of the flat alone, and says so.
+        `permil.products.read_any_image`); without a variance of its own the result carries that of the flat alone, with a remark.
 
     Raises
     ------
     InputError
         If a file cannot be read.
     FlatError
-        If image and flat do not belong together, or the flat is none.
+        If image and flat do not belong together.
     OutputError
         If the result cannot be written.
     """
     check_output(out, inputs=[image_path, *([flat_path] if flat_path else [])])
     image = read_any_image(image_path, sensor=sensor, shape=flat.image.shape, planes=flat.planes)
     known_by = "nothing" if sensor is None else require_sensor(sensor, image, image_path, what="the image")
-    variance, said = known_variance(image.variance, image.mask)
+    variance, remarks = known_variance(image.variance, image.mask)
     try:
         corrected, error, mask = apply_flat(
             image.image, variance, image.mask, flat=flat.image, flat_variance=flat.variance, flat_mask=flat.mask
@@ -174,7 +174,7 @@ def apply_to_file(
         image_cards["BUNIT"] = unit
     write_image(out, corrected, mask, error, header=header, image_cards=image_cards, planes=image.planes)
     lost = int(np.count_nonzero(mask & int(MaskPlane.NO_DATA)))
-    notes = [f"flat: {remark}" for remark in flat.remarks] + [f"image: {remark}" for remark in (*image.remarks, *said)]
+    notes = [f"flat: {remark}" for remark in flat.remarks] + [f"image: {remark}" for remark in (*image.remarks, *remarks)]
     if known_by in _DOUBTFUL:
         notes.append(_DOUBTFUL[known_by])
     if light and light_of_flat and light.lower() != light_of_flat.lower():

@@ -1,4 +1,4 @@
-"""What the errors of flats of two LEDs of one run have in common, for their ratio.
+"""Errors that flats of two LEDs of one run share, for their ratio.
 
 LEDs are solved for separately, but they share the photodiode with its electronics, stage moves, and readout boards. Such a term
 changes level and gradients of a detector by ``G d``, with the response ``G`` (`permil.flat.joint.covariance.PlaneResponses`) to a
@@ -42,7 +42,7 @@ _SAME_PLACE_MM = 1e-3
 
 @dataclass(frozen=True)
 class SharedTerms:
-    """What one LED's flats take from the photodiode, the stage and the readout boards.
+    """Errors of one LED's flats from the photodiode, the stage and the readout boards.
 
     Attributes
     ----------
@@ -185,7 +185,7 @@ class SharedTerms:
 
 
 def _photodiode_in(rows: Any) -> PhotodiodeModel:
-    """Return what is shared of the photodiode; processes have their whole variance, with probability 1."""
+    """Return the shared part of the photodiode; processes have their whole variance, with probability 1."""
     of_kind: Mapping[str, list[Any]] = {
         name: [row for row in rows if row["kind"] == name] for name in ("linear", "epoch", "step")
     }
@@ -201,14 +201,14 @@ def _photodiode_in(rows: Any) -> PhotodiodeModel:
 
 @dataclass(frozen=True)
 class SharedCovariance:
-    """What shared terms do to the planes of two LEDs.
+    """Covariances of the planes of two LEDs from the terms that they share.
 
     Attributes
     ----------
     cross : ndarray, shape (3 n, 3 m)
         Covariance of the planes of the first LED with those of the second.
     first, second : ndarray, shape (3 n, 3 n) and (3 m, 3 m)
-        By how much the covariance within each changes where both LEDs have the mean of what either says of the drift.
+        Change of the covariance within each where both LEDs have the mean of their variances of the drift.
     gains : ndarray, shape (3 n, 3 n)
         Covariance of what differs between the mean gains of readout boards in both LEDs, on the planes of the first.
     """
@@ -220,7 +220,7 @@ class SharedCovariance:
 
 
 def covariance_between(first: SharedTerms, second: SharedTerms) -> SharedCovariance:
-    """Return what the planes of two LEDs have in common.
+    """Return the covariances of the planes of two LEDs from the terms that they share.
 
     The drift of the photodiode is one process. Each LED estimates its size by itself; for their ratio both have the mean of the two
     variances, so that it cancels as far as both respond to it alike.
@@ -269,7 +269,7 @@ def _by_turns(first: SharedTerms, second: SharedTerms) -> bool:
 
 def _mean_model(a: PhotodiodeModel, b: PhotodiodeModel) -> PhotodiodeModel:
     """Return drift and epochs with the mean of the variances of two LEDs."""
-    variances = [_process_variances(model) for model in (a, b)]
+    variances = [model.process_variances for model in (a, b)]
     drifts = tuple(
         Drift(
             float(np.sqrt((variances[0].get(kernel, 0.0) + variances[1].get(kernel, 0.0)) / 2)), kernel[0], 1.0, smooth=kernel[1]
@@ -281,7 +281,7 @@ def _mean_model(a: PhotodiodeModel, b: PhotodiodeModel) -> PhotodiodeModel:
 
 
 def drift_between(first: SharedTerms, second: SharedTerms, model: PhotodiodeModel, span: float) -> FloatArray:
-    """Return the covariance of what drift and epochs of a photodiode do to the readings of two LEDs, shape (e, f).
+    """Return the covariance of the readings of two LEDs by drift and epochs of a photodiode, shape (e, f).
 
     Steps are not contained: two LEDs find them at slightly different times, and have them as their own.
 
@@ -299,14 +299,6 @@ def drift_between(first: SharedTerms, second: SharedTerms, model: PhotodiodeMode
     if np.array_equal(np.unique(first.epoch), np.unique(second.epoch)):
         result += model.epoch_rms**2 * (first.epoch[:, None] == second.epoch)
     return np.asarray(result)
-
-
-def _process_variances(model: PhotodiodeModel) -> dict[tuple[float, bool], float]:
-    variances: dict[tuple[float, bool], float] = {}
-    for drift in model.drifts:
-        kernel = round(drift.length, 9), drift.smooth
-        variances[kernel] = variances.get(kernel, 0.0) + drift.probability * drift.amplitude**2
-    return variances
 
 
 def _shared_moves(first: SharedTerms, second: SharedTerms) -> FloatArray:

@@ -3,7 +3,7 @@
 Pointings are added one at a time, whole or by strips, so that memory does not grow with their number. Deviations are counted from the
 first response of each pixel, so that sums in single precision are enough (Chan, Golub & LeVeque 1983, The American Statistician 37, 242).
 
-The light of one exposure on a detector, computed strip by strip: exact on a lattice of pixels, cubic between them.
+The light of one exposure on a detector is computed strip by strip: exact on a lattice of pixels, cubic between them.
 
 A beam is smooth over millimetres. With nodes some tenths of a millimetre apart what is left between them, ``3 h^4 B'''' / 128`` along
 each axis (the remainder of Lagrange's formula on four nodes), is below the rounding of single precision.
@@ -46,7 +46,7 @@ def flag_outliers(
     threshold: float,
     first_row: int = 0,
 ) -> tuple[Float32Array, int]:
-    """Flag, in the mask of a single exposure, what is off the signal that is expected.
+    """Flag the pixels of a single exposure that deviate from the expected signal, in its mask.
 
     Parameters
     ----------
@@ -342,7 +342,7 @@ class LightLattice:
     Parameters
     ----------
     nodes : ndarray, shape (rows, columns)
-        Light at the pixels ``CELL * (index - 1)`` along each axis, as far as `node_shape` says.
+        Light at the pixels ``CELL * (index - 1)`` along each axis, with the shape of `node_shape`.
     shape
         Rows and columns of the detector.
     """
@@ -367,7 +367,7 @@ _STRIP_ROWS = 256
 
 
 class ReadableExposure(Protocol):
-    """What gives strips of an exposure (`permil.isr.open_exposure.OpenExposure`)."""
+    """An exposure that is read by strips (`permil.isr.open_exposure.OpenExposure`)."""
 
     @property
     def detector(self) -> Detector:
@@ -390,7 +390,7 @@ class ReadableExposure(Protocol):
 
 
 class LitExposure:
-    """A single exposure, without what stands out of the median of a few others.
+    """A single exposure, without pixels that deviate from the median of a few others.
 
     Parameters
     ----------

@@ -1,14 +1,13 @@
-"""The flat of one detector from its pointings, with its errors and figures, and the extensions of its file."""
+"""The flat of one detector from its pointings, with its errors and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy.io import fits
 from astropy.table import Table
 
 from permil.arrays import BoolArray, Float32Array, FloatArray
@@ -17,26 +16,20 @@ from permil.engine import threaded_map
 from permil.errors import FlatError
 from permil.flat.boundaries import BoundarySteps, amplifier_factors, fit_boundary_steps
 from permil.flat.combine import CombinedFlat, LitPointing, PointingCombination
-from permil.flat.composite import ResponseHistogram
 from permil.flat.divide import LitImage, PointingFlat, PointingWeights, divide_by_beam, sampling_step
 from permil.flat.metrics import flat_metrics, metrics_table
 from permil.flat.shared_errors import Plane, SharedErrors, fit_plane, shared_places
 from permil.flat.superpixel import size_in_pixels, super_pixels
 from permil.isr.open_exposure import Strip, strips_of
-from permil.products import ImageProduct, is_good, is_usable
+from permil.products import is_good, is_usable
 
 if TYPE_CHECKING:
     from permil.camera import Detector
 
-SCALE_CARD = "FLATSCAL"
-"""Card with the response, in electrons per photodiode unit at the beam's maximum, that the composite calls 1."""
-
-_SCALED_EXTENSIONS = ("RESPONSES",)
-
 
 @dataclass(frozen=True)
-class DetectorSolution:
-    """What the solver found for one detector and LED, before the composite scale.
+class DetectorFlat:
+    """The flat of one detector and LED on its own scale, before the composite.
 
     ``stacks``, ``beams`` and ``responses`` are cubes on super-pixels, one layer per aimed pointing; ``scan`` lists exposures of the
     scan that took part, as ``pointings`` does the pointings. ``modes``, ``remainder``, ``halves`` and ``budget`` come from the
@@ -58,81 +51,6 @@ class DetectorSolution:
     remainder: Float32Array | None = None
     halves: Float32Array | None = None
     budget: Table | None = None
-
-
-def solution_extensions(solution: DetectorSolution, histogram: ResponseHistogram) -> list[Any]:
-    """Return the HDUs that follow IMAGE, MASK and VARIANCE."""
-    flat = solution.flat
-    with np.errstate(invalid="ignore", divide="ignore"):
-        relative = flat.scatter / flat.response
-    usable = is_usable(flat.mask) & np.isfinite(relative)
-    scatter = np.sqrt(super_pixels(relative.astype(np.float64) ** 2, usable, solution.block_pixels).mean)
-    images = {
-        "SCATTER": (scatter, "relative scatter between pointings (rms over the super-pixel)"),
-        "STACKS": (solution.stacks, "mean signal of the aimed pointings"),
-        "BEAMS": (solution.beams, "beam model at the aimed pointings, 1 at its maximum"),
-        "RESPONSES": (solution.responses, "flat of each aimed pointing alone"),
-        "COVARIANCE": (solution.covariance, "relative covariance between PLACES (beam, photodiode)"),
-    }
-    if solution.modes is not None and solution.remainder is not None:
-        images["MODES"] = (solution.modes, "modes of correlated errors, relative, one standard deviation")
-        images["REMAINDER"] = (solution.remainder, "relative variance of correlated errors beyond MODES")
-    if solution.halves is not None and np.isfinite(solution.halves).any():
-        images["HALVES"] = (solution.halves, "half of flat of odd minus even, early minus late exposures")
-    hdus: list[Any] = []
-    for name, (data, meaning) in images.items():
-        if data.size == 0:
-            continue
-        hdu = fits.ImageHDU(np.ascontiguousarray(data, dtype=np.float32 if name != "COVARIANCE" else np.float64), name=name)
-        hdu.header["MEANING"] = meaning
-        hdu.header["BLOCK_MM"] = (solution.block_mm, "side of a super-pixel, mm")
-        hdu.header["BLOCKPIX"] = (solution.block_pixels, "side of a super-pixel, pixels")
-        hdus.append(hdu)
-    hdus += [
-        fits.BinTableHDU(solution.pointings, name="POINTINGS"),
-        fits.BinTableHDU(solution.metrics, name="METRICS"),
-        fits.BinTableHDU(solution.places, name="PLACES"),
-    ]
-    if solution.budget is not None:
-        hdus.append(fits.BinTableHDU(solution.budget, name="BUDGET"))
-    if len(solution.scan):
-        hdus.append(fits.BinTableHDU(solution.scan, name="SCAN"))
-    counts = fits.BinTableHDU(Table({"count": histogram.counts}), name="HISTOGRAM")
-    counts.header["FIRSTBIN"] = (histogram.first, "number of the first bin of ln(response)")
-    hdus.append(counts)
-    return hdus
-
-
-def read_histogram(path: str | Any) -> tuple[ResponseHistogram, float]:
-    """Return the histogram of a flat (before the composite scale) and the scale that is applied in the file (0 if none)."""
-    with fits.open(path, memmap=False) as hdus:
-        table = hdus["HISTOGRAM"]
-        counts = np.array(table.data["count"], dtype=np.int64)
-        return ResponseHistogram(int(table.header["FIRSTBIN"]), counts), float(hdus[0].header.get(SCALE_CARD, 0.0))
-
-
-def rescaled(product: ImageProduct, scale: float) -> tuple[Float32Array, Float32Array, list[Any]]:
-    """Return image, variance and extensions of a flat on a composite scale, whatever scale it had.
-
-    Parameters
-    ----------
-    product
-        A detector's flat as read.
-    scale
-        Response that becomes 1.
-    """
-    factor = (float(product.header.get(SCALE_CARD, 0.0)) or 1.0) / scale
-    image = (product.image.astype(np.float64) * factor).astype(np.float32)
-    variance = (product.variance.astype(np.float64) * factor**2).astype(np.float32)
-    extensions = []
-    for name, hdu in product.extensions.items():
-        if name in _SCALED_EXTENSIONS:
-            hdu.data = (hdu.data.astype(np.float64) * factor).astype(np.float32)
-        elif name == "METRICS":
-            for column in ("median", "median_err"):
-                hdu.data[column] = hdu.data[column] * factor
-        extensions.append(hdu)
-    return image, variance, extensions
 
 
 def good_pixels(flat: CombinedFlat) -> BoolArray:
@@ -165,7 +83,7 @@ def combine_detector(
     common_variance: Callable[[], Float32Array | None] = lambda: None,
     remove_steps: bool = False,
     keep: Callable[[LitPointing, PointingFlat], None] | None = None,
-) -> DetectorSolution:
+) -> DetectorFlat:
     """Divide each pointing by its light and combine.
 
     Parameters
@@ -212,7 +130,7 @@ def combine_detector(
     good = good_pixels(flat)
     plane = _plane(flat, good, detector, block, (place_x_mm, place_y_mm), covariance)
     rows = flat_metrics(flat, good, detector=detector, led=led, plane=plane, steps=steps)
-    return DetectorSolution(
+    return DetectorFlat(
         flat=flat,
         pointings=Table(rows=[row for row in seen.rows if not row["scan"]]),
         scan=Table(rows=[row for row in seen.rows if row["scan"]]),

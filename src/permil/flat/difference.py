@@ -14,7 +14,7 @@ from permil.arrays import FloatArray, plain_array, plain_flags, unit_of
 from permil.camera import Detector, frames, load_camera
 from permil.config.flat import LARGEST_SUPER_PIXEL_MM
 from permil.errors import FlatError, InputError, PermilError
-from permil.flat.superpixel import size_in_pixels, super_pixels
+from permil.flat.superpixel import SuperPixels, size_in_pixels, super_pixels
 from permil.products import ImageProduct, Sensor, is_good
 from permil.products.sensor_identity import card_of
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class FlatDifference:
-    """Ratio of two flats and what it says; all relative.
+    """Ratio of two flats and its figures; all relative.
 
     Attributes
     ----------
@@ -208,14 +208,14 @@ def flat_difference(
     )
 
 
-def _mean_variance(noise) -> FloatArray:  # type: ignore[no-untyped-def]
+def _mean_variance(noise: SuperPixels) -> FloatArray:
     """Return the variance of the mean of each super-pixel, NaN where no pixel has a variance."""
     return noise.mean / np.where(noise.count > 0, noise.count, np.nan)
 
 
-def _gradient(ratio: FloatArray, blocks, noise, detector: Detector) -> tuple[float, float, float]:  # type: ignore[no-untyped-def]
-    x_pixel, y_pixel = blocks.centres(ratio.shape)
-    x, y = np.meshgrid(x_pixel, y_pixel)
+def _gradient(ratio: FloatArray, blocks: SuperPixels, noise: SuperPixels, detector: Detector) -> tuple[float, float, float]:
+    """Return the relative gradient of a ratio along CCS X and Y, 1/mm, and its statistical error."""
+    x, y = np.meshgrid(*blocks.centres((ratio.shape[0], ratio.shape[1])))
     filled = np.isfinite(blocks.mean)
     x_mm, y_mm = frames.detector_to_ccs(detector, x[filled], y[filled])
     design = np.column_stack([np.ones(x_mm.size), x_mm - x_mm.mean(), y_mm - y_mm.mean()])

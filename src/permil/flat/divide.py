@@ -107,7 +107,7 @@ def lit_by_beam(exposures: ExposureStack, position: tuple[float, float], beam: B
     stack = exposures.stack
     origin, matrix = frames.ccs_affine(detector)
     light = beam.evaluate_image(detector.shape, origin - list(position), matrix)
-    # A single exposure says nothing of its own scale error; the nodes of the scan say what one photodiode reading is worth.
+    # A single exposure does not show its own scale error; the nodes of the scan give the error of one photodiode reading.
     known = np.isfinite(exposures.scale_error)
     scale_error = float(exposures.scale_error if known else beam.node_noise / np.sqrt(len(exposures.used)))
     return LitImage(stack.image, stack.variance, stack.mask, *light, exposures.photodiode, scale_error)
@@ -171,7 +171,7 @@ class PointingWeights:
         return weights
 
     def arguments(self, lit: LitImage) -> tuple[float, float, float]:
-        """Return what kernels need of a pointing: its light, the variance of its photons, and that of its scale."""
+        """Return the arguments of kernels: the light of a pointing, the variance of its photons, and that of its scale."""
         # All in units of the squared level; where that is 0 there is no pixel with data.
         squared = self.level**2 if self.level else 1.0
         return float(lit.scale), float(self.photon * lit.scale / squared), float(lit.scale_error**2)

@@ -45,7 +45,7 @@ def losses_hdu(losses: AmplifierLosses, camera: Camera) -> Any:
 
 
 def write_measured_linearity(run: Run, leds: Sequence[str]) -> list[str]:
-    """Write the linearity of all amplifiers from the joint solutions of some LEDs; return what a person should know.
+    """Write the linearity of all amplifiers from the joint solutions of some LEDs; return the messages for the user.
 
     The mean curvature of the amplifiers stays that of the given table: only differences are measured.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from permil.flat.shared_errors import Plane
 
 WHOLE_DETECTOR = "all"
-"""What the column ``amp`` says for the whole detector."""
+"""Entry of the column ``amp`` for the whole detector."""
 
 PREDICTION = 0.01
 """Relative error of a predicted variance: gains, and linearity, are known to about this."""

@@ -129,14 +129,14 @@ class SuperPixelSignals:
         return is_lit | (~has_signal & is_beside)
 
     def to_detector(self, number_of: dict[str, int], least_signal: float) -> DetectorSignals:
-        """Return what the solver takes; exposures that it does not know, or without enough light, are left out.
+        """Return the signals as the solver takes them; exposures that it does not know, or without enough light, are left out.
 
         Parameters
         ----------
         number_of
             Number of each exposure in the list of exposures.
         least_signal
-            Electrons below which a signal says nothing.
+            Electrons below which signals are not used.
         """
         lit = self.lit(least_signal)
         known = np.array([str(obsid) in number_of for obsid in self.obsid], dtype=bool)

@@ -2,7 +2,7 @@
 
 With the solver `joint`, beam, flat and scales of an LED are solved for together on super-pixels first. Then each detector is made
 by itself and written with its own scale below ``.relative``; once all detectors of an LED are there, the composite median is known
-and the scaled flats take their names. LEDs need nothing of each other: while one is solved for, the detectors of the next are measured.
+and the scaled flats take their names. LEDs are independent: while one is solved for, the detectors of the next are measured.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,14 @@ from permil.context import Run
 from permil.engine import MEMORY_OF_PROCESS, Ends, State, Task, Work
 from permil.errors import FlatError, PermilError
 from permil.exposures import POINTING, SCAN, require_one_kind
-from permil.flat.joint_file import JOINT_FORMAT
+from permil.flat.joint.file import JOINT_FORMAT
 from permil.flat.measured_linearity import write_measured_linearity
 from permil.flat.signals import SIGNALS_FORMAT, SignalsRequest, measure_detector, nearest_exposures
 from permil.flat.steps.divided_flat import beam_of, divide_detector
-from permil.flat.steps.exposures import pointing_groups, unique_exposures, wanted_detectors
-from permil.flat.steps.flat_product import LEAVES_OUT, FlatRequest, MadeFlat, compose, relative_path, write_relative
+from permil.flat.steps.exposures import LEAVES_OUT, FlatRequest, pointing_groups, unique_exposures, wanted_detectors
+from permil.flat.steps.flat_files import MadeFlat, compose, relative_path, write_relative
 from permil.flat.steps.joint_flat import joint_detector, joint_light
-from permil.flat.steps.joint_solution import SolutionRequest, solve_led
+from permil.flat.steps.solve_led import SolutionRequest, solve_led
 from permil.isr.stage import memory_for, reduction_of, size_of_image
 from permil.products import RunFolder
 from permil.progress import StageReport, do_tasks, tell
@@ -85,7 +86,7 @@ def _error(flats: LedFlats, ends: Ends) -> PermilError | None:
 
 
 def _messages(flats: LedFlats, ends: Ends) -> list[str]:
-    """Return what a person should know of the flats of an LED."""
+    """Return the messages for the user on the flats of an LED."""
     left_out = {
         task.key[2]: ends[task.key].error for task in flats.tasks if len(task.key) > 2 and ends[task.key].state != State.DROPPED
     }
@@ -151,7 +152,7 @@ class LedFlats:
     Attributes
     ----------
     reason
-        Why its solver is not the one that is asked for.
+        Why its solver is not that of the configuration.
     tasks
         All tasks; each comes after those that it needs.
     """
@@ -189,7 +190,7 @@ def led_flats(run: Run, led: str) -> LedFlats:
 
 
 def _tasks(run: Run, _earlier: Sequence[Task]) -> list[Task]:
-    """Declare the flats of a run; LEDs whose exposures do not make a flat are left out, and the stage says why."""
+    """Declare the flats of a run; LEDs whose exposures do not make a flat are left out with a message."""
     tasks: list[Task] = []
     try:
         leds = flat_leds(run, planned=True)[0] if run.has_exposures else []
@@ -231,7 +232,7 @@ STAGE = StageFunctions(
 
 
 def _solver(run: Run, led: str) -> tuple[str, str]:
-    """Return the solver of an LED, and why if not the one that is asked for: what borrows a beam can only be divided."""
+    """Return the solver of an LED, and the reason if the configuration asks for another: the beam of another LED can only be divided by."""
     config = run.config.flat
     source = config.beam_of.get(led, led)
     if config.solver == "joint" and source != led:
@@ -242,7 +243,7 @@ def _solver(run: Run, led: str) -> tuple[str, str]:
 
 
 def _joint_tasks(run: Run, led: str, wanted: Sequence[str]) -> list[Task]:
-    """Declare the signals of all detectors that take part, the solution, and the flats of those that are wanted."""
+    """Declare the signals of all detectors that take part, the solution, and the flats of the wanted detectors."""
     scan, pointings = (run.index.select(purpose=purpose, led=led) for purpose in (SCAN, POINTING))
     require_one_kind(*(rows for rows in (scan, pointings) if len(rows)))
     watching = [bunch.detector for bunch in reference_bunches(run.config, run.camera)]
@@ -343,7 +344,7 @@ def _joint_flat_task(
 
 
 def _divide_tasks(run: Run, led: str, wanted: Sequence[str]) -> list[Task]:
-    """Declare the flat of each detector that is wanted, by the beam of the LED or that of another."""
+    """Declare the flat of each wanted detector, by the beam of the LED or that of another."""
     source = run.config.flat.beam_of.get(led, led)
     rows, scan = run.index.select(purpose=POINTING, led=led), run.index.select(purpose=SCAN, led=source)
     require_one_kind(*([scan] if len(scan) else []), rows)
@@ -386,9 +387,21 @@ def _beam_tasks(run: Run, led: str) -> tuple[Task, ...]:
     return (beam_task(run, led),) if led in beam_leds(run) else ()
 
 
-def _flat_task(run: Run, led: str, detector: str, rows: Table, **inputs: Any) -> Task:
+def _flat_task(
+    run: Run,
+    led: str,
+    detector: str,
+    rows: Table,
+    *,
+    work: Callable[[Task], Work | None],
+    needs: tuple[Task, ...],
+    options: Mapping[str, Any] | None = None,
+    facts: Any = None,
+    files: Sequence[str | Path] = (),
+    products: tuple[Path, ...] = (),
+) -> Task:
     """Declare the flat of a detector by either solver, from exposures in the index."""
-    options = run.options("flat.solver", "flat.remove_amplifier_steps", "flat.keep_pointings", "flat.super_pixel_mm", "validity")
+    own = run.options("flat.solver", "flat.remove_amplifier_steps", "flat.keep_pointings", "flat.super_pixel_mm", "validity")
     is_kept = (np.asarray(rows["aimed"]) == detector) & (np.asarray(rows["purpose"]) == POINTING)
     kept = np.unique(np.asarray(rows["position_id"])[is_kept]).size
     # Modes, remainder and halves, and small maps of each pointing.
@@ -397,15 +410,19 @@ def _flat_task(run: Run, led: str, detector: str, rows: Table, **inputs: Any) ->
     return Task(
         ("flat", led, detector),
         f"flats {led}",
+        work,
         outputs=(run.folder.flat(led, detector),),
         pending=relative_path(run.folder, led, detector),
-        options=inputs.pop("options", {}) | options,
+        options=dict(options or {}) | own,
+        facts=facts,
+        files=files,
+        products=products,
+        needs=needs,
         leaves_out=LEAVES_OUT,
         command=step_command("flat", led, detector),
         seconds=0.2 + (1.5e-7 + 0.9e-7 * kept) * pixels + len(rows) * (0.0105 + 1e-8 * pixels),
         size=size_of_image(run.camera[detector]) * (1 + (kept if run.config.flat.keep_pointings else 0)) + small,
         memory=memory_for(run.camera[detector], bytes_per_pixel=100),
-        **inputs,
     )
 
 
@@ -457,7 +474,7 @@ def _composite_task(run: Run, led: str, flats: tuple[Task, ...]) -> Task:
 
 
 def step_command(step: str, led: str, detector: str = "") -> tuple[str, ...]:
-    """Return the words of the command that does one task."""
+    """Return the arguments of the command that does one task."""
     return ("flat", "--step", step, "--led", led, *(("--detector", detector) if detector else ()))
 
 

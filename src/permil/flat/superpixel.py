@@ -296,7 +296,7 @@ def average_exposure(
     noise_variance, level_variance : ndarray, shape (amplifiers,)
         Variance of a pixel that does not depend on the signal, and of the overscan level of a row, electrons^2.
     threshold
-        A pixel that is off what its super-pixel makes of its pattern by so many standard deviations is left out.
+        Standard deviations from the product of its pattern and the level of its super-pixel beyond which a pixel is left out.
 
     Returns
     -------

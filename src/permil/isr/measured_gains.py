@@ -181,10 +181,10 @@ def measure_gains(run: Run, detectors: Sequence[str]) -> StageReport:
             remedy="set isr.photon_transfer to false",
         )
     report.count(do_tasks(tasks))
-    print_ = fingerprint({"step": "photon transfer"}, upstream=[task.fingerprint for task in tasks])
+    digest = fingerprint({"step": "photon transfer"}, upstream=[task.fingerprint for task in tasks])
     # The fit is small: it is always repeated, so that its messages appear in every run.
     rows: list[tuple[object, ...]] = []
-    meta: dict[str, object] = {"fingerprint": print_, "gains": Path(gains).name, "vendors": {}}
+    meta: dict[str, object] = {"fingerprint": digest, "gains": Path(gains).name, "vendors": {}}
     measured = [task.key[1] for task in tasks]
     for vendor in sorted({run.camera[name].vendor for name in measured}):
         found, facts, messages = _measure_vendor(run, vendor, [name for name in measured if run.camera[name].vendor == vendor])
@@ -192,7 +192,7 @@ def measure_gains(run: Run, detectors: Sequence[str]) -> StageReport:
         meta["vendors"][vendor] = facts  # type: ignore[index]
         report.messages += messages
     # A table that a later run applies must not look new when it is not.
-    if not is_current(folder.measured_gains, print_):
+    if not is_current(folder.measured_gains, digest):
         write_table(folder.measured_gains, _table(rows, meta))
     return report
 

@@ -148,6 +148,11 @@ class Stack:
         """Number of measurements (pixel and frame) that were rejected as outliers."""
         return int(self.rejected.sum(dtype=np.int64))
 
+    @property
+    def mean_chi_square(self) -> float:
+        """Mean of the chi-squares of the amplifiers; NaN when there is none."""
+        return float(np.nanmean(self.chi_square)) if np.isfinite(self.chi_square).any() else float("nan")
+
 
 def frame_light(image: Float32Array, mask: NDArray[Any]) -> float:
     """Return the median signal over good pixels (a regular sample of large frames); NaN without good pixels.

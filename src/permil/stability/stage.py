@@ -21,8 +21,9 @@ from permil.context import Run
 from permil.engine import State, Task, Work
 from permil.errors import ConfigError, InputError, PermilError
 from permil.exposures import POINTING, SCAN
+from permil.flat.joint.file import open_joint, read_light
+from permil.flat.joint.light import JointLight
 from permil.flat.joint.residuals import FittedDetector, fitted_detectors
-from permil.flat.joint_file import JointLight, open_joint, read_light
 from permil.flat.stage import led_flats
 from permil.flat.steps.exposures import unique_exposures
 from permil.products import RunFolder, origin_entries, write_table

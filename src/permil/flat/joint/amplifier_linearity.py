@@ -1,6 +1,6 @@
 """Non-linearity of amplifiers from the residuals of a joint solution: how they differ, and what they have in common does to the flat.
 
-A response that is bent makes the logarithm of a signal lower by ``k d / d_0``, with the signal ``d``, the reference ``d_0`` (50,000
+A non-linear response makes the logarithm of a signal lower by ``k d / d_0``, with the signal ``d``, the reference ``d_0`` (50,000
 electrons) and the loss ``k`` of the amplifier. The response of a super-pixel absorbs the mean of this over exposures. What all amplifiers
 have in common looks like another beam, ``B (1 - k B)``, where the lamp is steady; but amplifiers that are lit by the same beam at different
 places in it tell how their losses differ. With the regressor ``x = -d / d_0``, less its weighted mean over the exposures of each
@@ -9,7 +9,7 @@ super-pixel, the rows ``X`` of all other unknowns and their covariance ``V``, th
     I = x' W x - x' W X V X' W x,      h = x' W r,
 
 with the residuals ``r`` of the solution. Nothing is solved again. A beam that the knots do not follow leaves residuals that an exposure has
-in common: errors grow by the scatter between stage moves of what each of them says of a loss.
+in common: errors grow by the scatter of the loss between stage moves.
 
 Where the beam has fine structure (`permil.flat.joint.details`), ``V`` of coarse knots takes it as known. With the equations ``H`` of fine
 knots, ``x' W X H^-1 X' W x v`` is one solution for each combination ``v`` of losses. The two differ in few combinations: those of the space
@@ -130,7 +130,7 @@ class AmplifierLosses:
         )
 
     def differ(self, *, by: float) -> bool:
-        """Return whether the losses of some amplifiers differ from the mean by so many standard errors."""
+        """Return whether the losses of some amplifiers differ from the mean by more than a number of standard errors."""
         return bool((np.abs(self.loss) > by * self.error).any())
 
     @property
@@ -196,7 +196,7 @@ def measure_losses(
         of_details = search.losses(diagonal, information, pull)
         information = of_details.information
     loss = linalg.solve(information + prior, pull, assume_a="pos", overwrite_a=True, check_finite=False)
-    # Levels: all amplifiers bent alike, and what other unknowns and the responses make of it.
+    # Levels: a loss common to all amplifiers, and how other unknowns and the responses follow it.
     if search is None:
         change, unknowns = (solution.factor.solve(of_losses) for of_losses in (matrix.T @ loss, matrix.sum(axis=0)))
         better = replace(solution, vector=solution.vector - change)

@@ -196,10 +196,15 @@ class FlatCovariance:
         FlatError
             If a region has weight where there is no response.
         """
+        self._require_responses(regions)
         if self.solution.model.details is not None:
-            self._require_responses(regions)
             return covariance_with_details(self.solution, self.detectors, regions)
-        return self._covariance(*self._region_rows(regions))
+        sums = _RegionSums(regions, self.solution.model.size)
+        for detector, _, pieces in self._fits():
+            if sums.are_in(detector.name):
+                for tile in pieces:
+                    sums.add(detector.name, tile)
+        return self._covariance(*sums.without(self._mean))
 
     def _covariance(self, rows: FloatArray, independent: FloatArray) -> FloatArray:
         whitened = self.solution.factor.whiten(rows.T)
@@ -211,23 +216,8 @@ class FlatCovariance:
                 if (weights[~np.isfinite(self.solution.log_response[name])] != 0).any():
                     raise FlatError(f"{name}: a region has weight where there is no response", remedy="mask it", detector=name)
 
-    def _region_rows(self, regions: Sequence[Region]) -> tuple[FloatArray, FloatArray]:
-        """Return what sums over regions take of the rows ``A``, and the covariance of their independent noise."""
-        self._require_responses(regions)
-        sums = _RegionSums(regions, self.solution.model.size)
-        for detector, _, pieces in self._fits():
-            if sums.are_in(detector.name):
-                for tile in pieces:
-                    sums.add(detector.name, tile)
-        return sums.without(self._mean)
-
-    def planes(self, *, regions: Mapping[str, BoolArray] | None = None) -> tuple[FloatArray, FloatArray]:
+    def planes(self) -> tuple[FloatArray, FloatArray]:
         """Fit a plane to the log response of each detector.
-
-        Parameters
-        ----------
-        regions
-            Super-pixels that take part; default all with a response.
 
         Returns
         -------
@@ -238,7 +228,7 @@ class FlatCovariance:
         """
         operators: list[Region] = []
         values = []
-        for name, rows in self.plane_operators(regions):
+        for name, rows in self.plane_operators():
             operators += [{name: row} for row in rows]
             values.append(rows @ np.nan_to_num(self.solution.log_response[name]))
         return np.array(values), self.covariance(operators)
@@ -275,12 +265,10 @@ class FlatCovariance:
         rows, independent = self._linear
         return rows[:-2], independent[:-2, :-2]
 
-    def plane_operators(self, regions: Mapping[str, BoolArray] | None = None) -> Iterator[tuple[str, FloatArray]]:
+    def plane_operators(self) -> Iterator[tuple[str, FloatArray]]:
         """Yield the name of each detector and the rows that fit a plane to its super-pixels with a response, shape (3, p)."""
         for detector in self.detectors:
             used = np.isfinite(self.solution.log_response[detector.name])
-            if regions is not None:
-                used &= regions[detector.name]
             yield detector.name, plane_operator(detector.x_mm, detector.y_mm, used)
 
     def responses_to(self, unknowns: FloatArray) -> Iterator[tuple[str, FloatArray]]:
@@ -304,18 +292,10 @@ class FlatCovariance:
                 change[:, tile.pixels] = (mean - tile.shifts @ unknowns[tile.columns]).T
             yield detector.name, change
 
-    def added_by(self, places: slice, regions: Sequence[Region] | None = None) -> FloatArray:
-        """Return the part of `covariance` that some unknowns add: without it were they known.
-
-        Parameters
-        ----------
-        regions
-            See `covariance`; default the means over all super-pixels of each detector.
-        """
+    def added_by(self, places: slice) -> FloatArray:
+        """Return what some unknowns add to the covariance of the mean over all super-pixels of each detector; 0 were they known."""
         # The level of a plane at the mean place is the mean.
-        if regions is None:
-            return self._added(places, self._answers[:, :-2:3])
-        return self._added(places, self.solution.factor.solve(self._region_rows(regions)[0].T))
+        return self._added(places, self._answers[:, :-2:3])
 
     def composite_gradient_added_by(self, places: slice) -> FloatArray:
         """Return the part of the covariance of the composite's gradient that some unknowns add, shape (2, 2)."""
@@ -371,10 +351,6 @@ class FlatCovariance:
     def _answers(self) -> FloatArray:
         """Covariance of the unknowns times the rows of levels and gradients of each detector, then of that gradient over all."""
         return self.solution.factor.solve(self._linear[0].T)
-
-    def largest_modes(self, count: int = 20) -> CorrelatedModes:
-        """Return the largest modes of what super-pixels have in common; see `modes_and_shared`."""
-        return self.modes_and_shared(count, {})[0]
 
     def modes_and_shared(self, count: int, rows: Mapping[str, FloatArray]) -> tuple[CorrelatedModes, dict[str, FloatArray]]:
         """Return the largest modes of what super-pixels have in common, and further ones; what is left of it counts as independent.

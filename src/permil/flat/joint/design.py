@@ -26,6 +26,8 @@ from permil.flat.joint.prior import Prior
 
 _MOST_SUPER_PIXELS = 20_000
 _BREADTH = 1e-12
+_CURVATURE = 1e-3
+"""Expected second derivative of ``log B``, 1/mm^2."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,7 @@ def check_design(
     *,
     spacing_mm: float,
     photodiode: PhotodiodeModel,
-    curvature: float = 1e-3,
     limit: float = 1e-3,
-    reflection: bool = False,
     scale_deviations: Callable[[FloatArray], FloatArray] | None = None,
 ) -> DesignReport:
     """Predict the errors of a flat from positions, footprint and noise alone.
@@ -98,12 +98,8 @@ def check_design(
         Distance of the beam's knots.
     photodiode
         Its expected noise and drift.
-    curvature
-        Expected second derivative of ``log B``, 1/mm^2.
     limit
         A mode that the signals alone leave uncertain by more than this (relative, rms over the flat) is called undetermined.
-    reflection
-        Whether a reflected pattern is to be fitted.
     scale_deviations
         Returns draws, shape (k, n), of further deviations of the scales, from what the signals know of these (information matrix, shape
         (n, n)). Their mean square adds to all errors.
@@ -113,10 +109,10 @@ def check_design(
     FlatError
         If there are too many super-pixels.
     """
-    model = make_model(exposures, detectors, spacing_mm=spacing_mm, reflection=reflection)
+    model = make_model(exposures, detectors, spacing_mm=spacing_mm)
     vector = model.start()
     equations = normal_equations(model, detectors, vector)
-    prior = Prior(model, (curvature**-2,) * len(model.patterns), photodiode, np.isfinite(exposures.log_photodiode))
+    prior = Prior(model, (_CURVATURE**-2,), photodiode, np.isfinite(exposures.log_photodiode))
     shifts, moments = _shifts(model, detectors, vector)
     x = np.concatenate([detector.x_mm for detector in detectors])
     y = np.concatenate([detector.y_mm for detector in detectors])

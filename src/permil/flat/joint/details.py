@@ -84,7 +84,7 @@ def solve_details(
     Parameters
     ----------
     solution
-        Dense solution with coarse knots, with or without details; its factor and what it says of photodiode, exposures and stage are kept.
+        Dense solution with coarse knots, with or without details; its factor, photodiode, exposures and stage are kept.
     detectors
         That it was solved from; all of them are in memory together.
     grid

@@ -1,7 +1,7 @@
-"""Cholesky factors of large dense matrices, in place and by the threads of a task.
+"""Factors of large dense matrices: Cholesky's, in place and by the threads of a task, and the tridiagonal form of a symmetric matrix.
 
-Blocks are made of matrix products alone: these let other threads run, unlike SciPy's factors, and take no memory. The bits do not
-depend on the number of threads, since each block is the work of one.
+Blocks of Cholesky factors are made of matrix products alone: these let other threads run, unlike SciPy's factors, and take no memory. The
+bits do not depend on the number of threads, since each block is the work of one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg import lapack
 
 from permil._kernels.joint import mirror_upper
 from permil.arrays import FloatArray
@@ -90,7 +91,7 @@ def inverse_of(factor: FloatArray) -> FloatArray:
     factor : ndarray, shape (n, n)
         ``L``.
     """
-    inverse, _ = linalg.lapack.dpotri(np.array(factor, order="F"), lower=1, overwrite_c=1)
+    inverse, _ = lapack.dpotri(np.array(factor, order="F"), lower=1, overwrite_c=1)
     mirror_upper(inverse.T)
     return np.asarray(inverse.T)
 
@@ -106,3 +107,43 @@ def _pieces(start: int, stop: int) -> list[tuple[int, int]]:
 def _by_threads(function: Callable[[Argument], None], arguments: Iterable[Argument]) -> None:
     for _ in threaded_map(function, arguments):
         pass
+
+
+class Tridiagonal:
+    """A symmetric matrix ``A``, without negative eigenvalues, for quadratic forms and determinants of ``I + v A`` for many numbers v.
+
+    The matrix is made tridiagonal once, which takes half the time of eigenvectors: ``A = Q T Q'`` with Householder reflections (Golub & Van
+    Loan 2013, Matrix Computations, section 8.3.1); the rest are the routines of LAPACK for tridiagonal matrices.
+
+    Parameters
+    ----------
+    matrix : ndarray, shape (n, n)
+        ``A``; the lower triangle is used.
+    """
+
+    def __init__(self, matrix: FloatArray) -> None:
+        work, _ = lapack.dsytrd_lwork(len(matrix), lower=1)
+        reflectors, self._diagonal, self._beside, self._factors, _ = lapack.dsytrd(matrix, lower=1, lwork=int(work))
+        self._reflectors = np.asfortranarray(reflectors[1:, :-1])
+
+    def turned(self, columns: FloatArray) -> FloatArray:
+        """Return ``Q'`` times some columns, shape (n, k)."""
+        result = np.array(columns, dtype=np.float64, order="F")
+        if len(result) > 1:
+            rest = np.asfortranarray(result[1:])
+            result[1:], _, _ = lapack.dormqr("L", "T", self._reflectors, self._factors, rest, 64 * rest.shape[1], overwrite_c=1)
+        return result
+
+    def products(self, turned: FloatArray, variance: float) -> tuple[FloatArray, float]:
+        """Return ``C' (I + v A)^-1 C`` of some columns, shape (k, k), and the logarithm of the determinant of ``I + v A``.
+
+        Parameters
+        ----------
+        turned : ndarray, shape (n, k)
+            ``Q' C``, see `turned`.
+        variance
+            ``v``.
+        """
+        diagonal, beside, _ = lapack.dpttrf(1.0 + variance * self._diagonal, variance * self._beside)
+        solved, _ = lapack.dpttrs(diagonal, beside, turned)
+        return turned.T @ solved, float(np.log(diagonal).sum())

@@ -1,4 +1,4 @@
-"""Changes of gains in a joint solution: steps of single amplifiers, and what was found of each readout board."""
+"""Changes of gains in a joint solution: steps of single amplifiers, and results of the readout boards."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ class BoardResult:
 
     @property
     def is_dominated(self) -> bool:
-        """Whether the prior says more of the board's gain than the signals."""
+        """Whether the prior determines the board's gain more than the signals do."""
         return self.share > DOMINATED
 
     @property
@@ -231,7 +231,7 @@ class BoardResult:
 
 
 def board_results(solution: JointSolution) -> list[BoardResult]:
-    """Return what a solution found of its readout boards."""
+    """Return the results of a solution on its readout boards."""
     model, prior = solution.model, solution.prior.boards
     if model.boards is None or prior is None:
         return []

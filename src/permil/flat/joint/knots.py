@@ -43,10 +43,6 @@ class SpacingChoice:
     ----------
     spacing_mm : float
         The choice.
-    tried_mm : tuple of float
-        All that were tried.
-    log_evidence : tuple of float
-        Of each, relative to the best.
     limited : bool
         Whether finer knots were out of reach though the last step still paid, or left a chi-square larger than noise allows.
     stiffness : float
@@ -56,8 +52,6 @@ class SpacingChoice:
     """
 
     spacing_mm: float
-    tried_mm: tuple[float, ...]
-    log_evidence: tuple[float, ...]
     limited: bool
     stiffness: float
     start: Start = field(repr=False, compare=False)
@@ -67,7 +61,6 @@ def choose_spacing(
     exposures: ExposureList,
     detectors: Sequence[DetectorSignals],
     *,
-    first_mm: float = _FIRST_SPACING_MM,
     most_unknowns: int = _MOST_UNKNOWNS,
 ) -> SpacingChoice:
     """Return the distance of knots beyond which the evidence grows no more, from the detector with the most signals.
@@ -86,10 +79,10 @@ def choose_spacing(
     FlatError
         If there is no signal, or not even the first spacing can be tried.
     """
-    whole = make_model(exposures, detectors, spacing_mm=first_mm).patterns[0].grid
+    whole = make_model(exposures, detectors, spacing_mm=_FIRST_SPACING_MM).patterns[0].grid
     signals = [int(np.isfinite(detector.log_signal).sum()) for detector in detectors]
     first = detectors[int(np.argmax(signals))]
-    model, equations = _at_start(exposures, first, first_mm)
+    model, equations = _at_start(exposures, first, _FIRST_SPACING_MM)
     with require_determined(model):
         stands_out = _stands_out(model, first, equations)
     richest = first.only(~stands_out) if stands_out.any() else first
@@ -97,7 +90,7 @@ def choose_spacing(
     stiffness: list[float] = []
     evidence: list[float] = []
     starts: list[Start] = []
-    spacing = first_mm
+    spacing = _FIRST_SPACING_MM
     while True:
         size = SplineGrid.covering(np.array(whole.lower), np.array(whole.upper), spacing).size
         if size > most_unknowns:
@@ -126,8 +119,7 @@ def choose_spacing(
             break
         spacing *= _RATIO
     best = int(np.argmax(evidence))
-    relative = tuple(value - evidence[best] for value in evidence)
-    return SpacingChoice(tried[best], tuple(tried), relative, limited, stiffness[best], starts[best])
+    return SpacingChoice(tried[best], limited, stiffness[best], starts[best])
 
 
 def coarse_spacing(
@@ -182,9 +174,11 @@ def _expected_gain(evidence: Sequence[float]) -> float:
 _BOUNDS = (1.0, 1e12)
 _FIRST_STEP = 1.0
 _NARROW = 2.5
-"""Of the logarithm of the stiffness."""
+"""Distance of places, in the logarithm of the stiffness, below which they are narrow."""
 _INSIDE = 0.5
 """How far from the best place met the vertex may be that is taken without a look, where places are narrow."""
+_TOLERANCE = 0.2
+"""Of the logarithm of the stiffness with the largest evidence."""
 _MOST_STEPS = 30
 
 
@@ -207,9 +201,7 @@ def _roughness_determinant(grid: SplineGrid) -> float:
     return float(minor + np.linalg.slogdet(planes.T @ planes)[1] - 2 * np.linalg.slogdet(planes[corners])[1])
 
 
-def best_stiffness(
-    matrix: FloatArray, gradient: FloatArray, prior: Prior, *, tolerance: float = 0.2
-) -> tuple[Prior, float, FloatArray]:
+def best_stiffness(matrix: FloatArray, gradient: FloatArray, prior: Prior) -> tuple[Prior, float, FloatArray]:
     """Return the prior whose common stiffness of the patterns has the largest evidence, the logarithm of that, and a Newton step.
 
     The step, shape (n,), is that of the stiffness tried last, near the best one.
@@ -221,8 +213,6 @@ def best_stiffness(
         upper triangle is used; it is overwritten.
     prior
         The search begins at its stiffness, which does not matter otherwise.
-    tolerance
-        Of the logarithm of the stiffness.
 
     Notes
     -----
@@ -256,16 +246,14 @@ def best_stiffness(
         return 0.5 * float(fixed + whitened @ whitened - 2 * np.log(np.diag(factor)).sum() + rank * log_stiffness)
 
     first = float(np.log(prior.stiffness[0]))
-    found, log_evidence = _highest(evidence, first, (float(np.log(_BOUNDS[0])), float(np.log(_BOUNDS[1]))), tolerance)
+    found, log_evidence = _highest(evidence, first, (float(np.log(_BOUNDS[0])), float(np.log(_BOUNDS[1]))))
     of_patterns = linalg.solve_triangular(factor.T, whitened, lower=True, trans="T", check_finite=False)
     of_others = linalg.solve_triangular(others, solved[:, -1] - solved[:, :-1] @ of_patterns, check_finite=False)
     step = np.concatenate([of_patterns, of_others])
     return prior.with_stiffness((float(np.exp(found)),) * len(prior.stiffness)), log_evidence, step
 
 
-def _highest(
-    function: Callable[[float], float], first: float, bounds: tuple[float, float], tolerance: float
-) -> tuple[float, float]:
+def _highest(function: Callable[[float], float], first: float, bounds: tuple[float, float]) -> tuple[float, float]:
     """Return the place of the maximum of a smooth function with one maximum, and the value there, in few evaluations.
 
     Steps from the first place, twice as wide each time, until the maximum is between the last; then vertices of ``a + b x - c e^x``,
@@ -286,9 +274,9 @@ def _highest(
         behind, middle, ahead = middle, ahead, min(max(ahead + step, bounds[0]), bounds[1])
     for _ in range(_MOST_STEPS):
         move, rise = _vertex(*((place - middle, value(middle) - value(place)) for place in (behind, ahead)))
-        if abs(ahead - behind) < _NARROW and abs(move) < max(_INSIDE, tolerance / 2):
+        if abs(ahead - behind) < _NARROW and abs(move) < max(_INSIDE, _TOLERANCE / 2):
             return middle + move, value(middle) + rise
-        if abs(move) < tolerance / 2:
+        if abs(move) < _TOLERANCE / 2:
             # Places so far apart say little: halve the larger part.
             move = max((ahead - middle) / 2, (behind - middle) / 2, key=abs)
         if value(middle + move) > value(middle):

@@ -30,6 +30,12 @@ from permil.flat.joint.weather import PATTERNS, WeatherFrame
 
 Result = TypeVar("Result")
 
+MOST_UNKNOWNS = 20_000
+"""Their dense matrix takes 3.2 GB, and a solution holds several of its size at a time."""
+
+_MARGIN_MM = 0.5
+"""Distance by which places may move when rotation, scale and position errors are fitted."""
+
 
 def _kept(method: Callable[[JointModel, FloatArray], Result]) -> Callable[[JointModel, FloatArray], Result]:
     """Keep the result of a method for the last vector: it is the same for all detectors of a pass."""
@@ -339,7 +345,6 @@ def make_model(
     position_errors: bool = False,
     geometry: bool = False,
     boards: BoardTerms | None = None,
-    margin_mm: float = 0.5,
 ) -> JointModel:
     """Return a model whose patterns cover all signals.
 
@@ -351,8 +356,6 @@ def make_model(
         Whether there is a reflected pattern.
     position_errors, geometry, boards
         See `JointModel`.
-    margin_mm
-        By how much places may move when rotation, scale and position errors are fitted.
 
     Raises
     ------
@@ -363,7 +366,7 @@ def make_model(
     patterns = []
     for sign in signs:
         lower, upper = _extent(exposures, detectors, sign)
-        patterns.append(Pattern(SplineGrid.covering(lower - margin_mm, upper + margin_mm, spacing_mm), sign))
+        patterns.append(Pattern(SplineGrid.covering(lower - _MARGIN_MM, upper + _MARGIN_MM, spacing_mm), sign))
     model = JointModel(tuple(patterns), exposures, position_errors, geometry, boards=boards)
     if model.size > MOST_UNKNOWNS:
         raise FlatError(
@@ -389,10 +392,6 @@ def require_determined(model: JointModel) -> Iterator[None]:
             remedy="set a larger flat.joint.spacing_mm, scan more positions, or set flat.solver: divide",
             unknowns=model.size,
         ) from error
-
-
-MOST_UNKNOWNS = 20_000
-"""Their dense matrix takes 3.2 GB, and a solution holds several of its size at a time."""
 
 
 def _extent(exposures: ExposureList, detectors: Sequence[DetectorSignals], sign: float) -> tuple[FloatArray, FloatArray]:

@@ -74,7 +74,6 @@ class Solver:
         detectors: Sequence[DetectorSignals],
         threshold: float,
         with_drift: bool,
-        progress: Callable[[float], None] | None,
         stiffness: float | None = None,
         *,
         start: Start | None = None,
@@ -84,7 +83,8 @@ class Solver:
         settles: bool = True,
     ) -> None:
         self.model, self.detectors, self.threshold = model, detectors, threshold
-        self.with_drift, self.progress = with_drift, progress
+        self.with_drift = with_drift
+        self.progress: Callable[[float], None] | None = None
         vector = None if start is None else start.of(model)
         self.begun = self.judges_first = vector is not None
         self.vector = model.start() if vector is None else vector
@@ -149,7 +149,7 @@ class Solver:
         has_settled: bool = True,
         keeps_curvature: bool = False,
     ) -> Solver:
-        other = Solver(model, self.detectors, self.threshold, self.with_drift, None, near=self._near, settles=not has_settled)
+        other = Solver(model, self.detectors, self.threshold, self.with_drift, near=self._near, settles=not has_settled)
         other.vector, other.begun, other.judges_first = vector, True, True
         other.exposure_weights, other.prior = self.exposure_weights.copy(), replace(prior or self.prior, model=model)
         other._stiffness_given = other._stiffness_known = True
@@ -167,7 +167,7 @@ class Solver:
         self.judges_first, self._rounds = False, 1
 
     def measure_weather(self, frame: WeatherFrame, excess: float) -> Weather:
-        """Return the weather that the residuals tell of, at a solution without; see `fit_weather`."""
+        """Return the weather in the residuals of a solution without weather; see `fit_weather`."""
         self._curvature = None
         equations = self._pass(robust=True)
         gradient = equations.gradient

@@ -264,14 +264,14 @@ class DetectorFit:
 
 @dataclass
 class NormalEquations:
-    """What the data say of the unknowns besides the response, at one vector.
+    """Normal equations of the unknowns besides the response, at one vector.
 
     Parameters
     ----------
     vector : ndarray, shape (n,)
         Where.
     matrix : ndarray, shape (n, n)
-        ``N``, upper triangle; empty where only the gradient was asked for.
+        ``N``, upper triangle; empty where only the gradient was needed.
     gradient : ndarray, shape (n,)
         ``g``.
     objective : float
@@ -371,7 +371,7 @@ def normal_equations(
     held_out : ndarray of bool, shape (n,)
         Exposures that add nothing to the equations, whatever their factor; default none.
     with_matrix
-        Whether the matrix is asked for: the gradient alone takes a small part of the time.
+        Whether the matrix is needed: the gradient alone takes a small part of the time.
     progress
         Called with the share of the detectors that are done.
     """
@@ -396,7 +396,7 @@ def normal_equations(
 
 
 def _add_matrix(rows: DetectorRows, matrix: FloatArray) -> None:
-    """Add what a detector says to the upper triangle; sums are in the same order for any number of threads."""
+    """Add the normal equations of a detector to the upper triangle; sums are in the same order for any number of threads."""
     for chunk in _chunks(rows.plans()):
         found = list(threaded_map(rows.tile_and_blocks, chunk))
         products = [(tile.columns, tile.scale()) for tile, _ in found]

@@ -1,4 +1,4 @@
-"""What the photodiode says of the exposure scales, and how well it says it.
+"""Noise, drift and steps of the photodiode, from which the exposure scales are expected.
 
 ``log q_e = s_e + constant + regressors . beta + drift(t_e) + white noise``. The constant and ``beta`` are free, all else is normal.
 White noise and drift of a real photodiode differ by orders of magnitude, and a drift looks like a gradient of the flat where time and
@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from permil.arrays import BoolArray, FloatArray, IntArray
-from permil.flat.joint.factor import inverse_of
-from permil.flat.joint.tridiagonal import Tridiagonal
+from permil.flat.joint.factor import Tridiagonal, inverse_of
 
 NO_DRIFT_PRIOR = 0.8
 """Prior probability that there is no process in time, no linear drift and no offsets of epochs, each."""
@@ -155,6 +154,15 @@ class PhotodiodeModel:
         return float(sum(drift.probability for drift in self.drifts))
 
     @property
+    def process_variances(self) -> dict[tuple[float, bool], float]:
+        """Variance of the processes in time by kernel: length, and whether it is smooth; averaged over the posterior."""
+        variances: dict[tuple[float, bool], float] = {}
+        for drift in self.drifts:
+            kernel = drift.length, drift.smooth
+            variances[kernel] = variances.get(kernel, 0.0) + drift.probability * drift.amplitude**2
+        return variances
+
+    @property
     def found(self) -> tuple[Effect, ...]:
         """Drift, changes between epochs and steps that exceed their errors well."""
         effects = (*(() if self.whole_drift is None else (self.whole_drift,)), *self.changes, *self.steps)
@@ -184,11 +192,7 @@ class PhotodiodeModel:
         """Return the covariance that linear drift and processes give the readings at some times."""
         phase = _phase(time)
         result = self.linear_rms**2 * np.multiply.outer(phase, phase)
-        variances: dict[tuple[float, bool], float] = {}
-        for drift in self.drifts:
-            kernel = drift.length, drift.smooth
-            variances[kernel] = variances.get(kernel, 0.0) + drift.probability * drift.amplitude**2
-        for (length, smooth), variance in variances.items():
+        for (length, smooth), variance in self.process_variances.items():
             result += variance * drift_correlation(time, length, smooth=smooth)
         return result
 
@@ -339,7 +343,7 @@ class _Components:
 
 @dataclass
 class _Posterior:
-    """Evidence of every hypothesis and what each says; arrays over hypotheses."""
+    """Evidence and estimates of every hypothesis; arrays over hypotheses."""
 
     log_evidence: FloatArray
     white_variance: FloatArray
@@ -399,7 +403,7 @@ class _Search:
     def _of_products(
         self, products: FloatArray, log_determinant: FloatArray, kernel: int, ratios: FloatArray, components: _Components
     ) -> tuple[FloatArray, ...]:
-        """Return what a kernel says at some ratios of its amplitude to the white noise.
+        """Return evidence and estimates of a kernel at some ratios of its amplitude to the white noise.
 
         Parameters
         ----------
@@ -642,7 +646,7 @@ def _fit(
     strength = np.einsum("me,me->e", contrasts.rows, seen)
     with np.errstate(invalid="ignore", divide="ignore"):
         deviations = np.where(strength > 1e-9, contrasts.values @ seen / np.sqrt(strength) / best_white, 0.0)
-    # Outlying readings raise the noise that is estimated: the bulk of the deviations says by how much.
+    # Outlying readings raise the estimated noise: the bulk of the deviations shows by how much.
     usual = 1.4826 * float(np.median(np.abs(deviations[strength > 1e-9]))) if (strength > 1e-9).any() else 1.0
     # Fisher information of the logarithm of the white variance.
     share = inverse @ contrasts.rows @ contrasts.rows.T

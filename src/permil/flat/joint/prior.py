@@ -9,12 +9,12 @@ import numpy as np
 from scipy import optimize, sparse
 
 from permil.arrays import BoolArray, FloatArray, IntArray
+from permil.flat.joint.factor import Tridiagonal
 from permil.flat.joint.gains import STEP_DEVIATION, BoardPrior
 from permil.flat.joint.grouped import PriorTerms
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.spline import SplineGrid
-from permil.flat.joint.tridiagonal import Tridiagonal
 from permil.flat.joint.weather import ORDERS, Weather
 
 ROTATION_RAD = 0.02

@@ -1,6 +1,6 @@
 """Residuals of a joint solution, from its file and the files of its signals: on detectors, and in the frames of beam and reflection.
 
-A pattern that stands still in one of these frames, and smears in the other, names its cause.
+A pattern that is sharp in one of these frames, and smeared in the other, shows its cause.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 
 from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.flat.joint.data import DetectorSignals, ExposureList
+from permil.flat.joint.light import JointLight
 from permil.flat.joint.model import JointModel, Pattern
 from permil.flat.joint.normal import DetectorFit, fit_detector
 from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import WeatherFrame
-from permil.flat.joint_file import JointLight
 from permil.flat.signals import SuperPixelSignals, read_signals
 
 _FEWEST_IN_HALF = 2
@@ -55,13 +55,13 @@ class ResidualMap:
 
     @property
     def noise(self) -> float:
-        """What noise alone gives `rms`, were nothing fitted."""
+        """Expectation of `rms` for noise alone, were nothing fitted."""
         weights, _ = self._weights()
         return float(np.sqrt(weights.size / weights.sum()))
 
     @property
     def excess_rms(self) -> float:
-        """Root mean square of what stands in the map beyond noise; 0 if noise explains it."""
+        """Root mean square of the means beyond noise; 0 if noise explains them."""
         return float(np.sqrt(max(self.rms**2 - self.noise**2, 0.0)))
 
     def _weights(self) -> tuple[FloatArray, BoolArray]:
@@ -146,7 +146,7 @@ def _range_of(is_filled: BoolArray) -> slice:
 
 @dataclass(frozen=True)
 class DetectorResiduals:
-    """What the signals of one detector leave, on its grid of super-pixels, shape (rows, columns); NaN without signals.
+    """Residuals of the signals of one detector on its grid of super-pixels, shape (rows, columns); NaN without signals.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ class JointResiduals:
 
     @property
     def change_rms(self) -> tuple[float, float]:
-        """Root mean square of all changes in the weights of their errors, and what noise alone gives it; NaN without any."""
+        """Root mean square of all changes, weighted with their errors, and its expectation for noise alone; NaN without any."""
         change = np.concatenate([one.change.ravel() for one in self.detectors.values()])
         error = np.concatenate([one.change_error.ravel() for one in self.detectors.values()])
         filled = np.isfinite(change)
@@ -207,23 +207,20 @@ def joint_residuals(light: JointLight, signals: Sequence[Path], *, least_signal:
     signals
         Files of the signals of its detectors.
     least_signal, threshold
-        With which it was solved: electrons below which a signal says nothing, and Huber's limit in standard deviations.
+        With which it was solved: electrons below which signals are not used, and Huber's limit in standard deviations.
 
     Raises
     ------
     InputError
         If a file is missing or damaged.
     """
-    model, _ = _model(light)
-    centres = model.exposures.positions
     beam, reflected = FrameSums(-1.0, _CELL_MM), FrameSums(1.0, _CELL_MM)
     found: dict[str, DetectorResiduals] = {}
     for fitted in fitted_detectors(light, signals, least_signal=least_signal, threshold=threshold):
-        stored, detector, fit = fitted.stored, fitted.signals, fitted.fit
-        places = np.column_stack([detector.x_mm, detector.y_mm])
+        places = np.column_stack([fitted.signals.x_mm, fitted.signals.y_mm])
         for sums in (beam, reflected):
-            sums.add(places, centres[detector.exposures], fit.weights, fit.residual)
-        found[stored.detector] = _of_detector(stored, detector, fit, model.exposures.time)
+            sums.add(places, fitted.projector, fitted.fit.weights, fitted.fit.residual)
+        found[fitted.stored.detector] = _of_detector(fitted)
     mean = np.nanmean(np.concatenate([one.log_response.ravel() for one in found.values()])) if found else 0.0
     for one in found.values():
         np.subtract(one.log_response, mean, out=one.log_response)
@@ -239,15 +236,21 @@ class FittedDetector:
     stored : SuperPixelSignals
         As written.
     signals : DetectorSignals
-        Those that are lit, without what gains make of them; exposures are numbered as in ``light.exposures``.
+        Those that are lit, corrected for gains; exposures are numbered as in ``light.exposures``.
+    obsids : tuple of str
+        Observations of these signals.
+    projector : ndarray, shape (e, 2)
+        Where the projector stood, CCS mm.
     gains : ndarray, shape (e, p)
-        Logarithm of what gains make of them.
+        Logarithm of the change of the signals by gains.
     fit : DetectorFit
         Response, residuals and weights.
     """
 
     stored: SuperPixelSignals
     signals: DetectorSignals
+    obsids: tuple[str, ...]
+    projector: FloatArray
     gains: FloatArray
     fit: DetectorFit
 
@@ -264,10 +267,11 @@ def fitted_detectors(
         detector = stored.to_detector(number_of, least_signal)
         if not len(detector.exposures):
             continue
-        gains = light.log_gains(stored.detector, [listed[number] for number in detector.exposures], stored.amplifier)
+        obsids = tuple(listed[number] for number in detector.exposures)
+        gains = light.log_gains(stored.detector, obsids, stored.amplifier)
         detector = replace(detector, log_signal=detector.log_signal - gains)
         fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=np.ones(len(model.exposures)))
-        yield FittedDetector(stored, detector, gains, fit)
+        yield FittedDetector(stored, detector, obsids, model.exposures.positions[detector.exposures], gains, fit)
 
 
 def _model(light: JointLight) -> tuple[JointModel, FloatArray]:
@@ -290,10 +294,11 @@ def _model(light: JointLight) -> tuple[JointModel, FloatArray]:
     return JointModel(tuple(patterns), listed, weather_frame=frame), np.concatenate([*vector, np.log(scale), weather])
 
 
-def _of_detector(stored: SuperPixelSignals, detector: DetectorSignals, fit: DetectorFit, time: FloatArray) -> DetectorResiduals:
-    weights, residual = fit.weights, fit.residual
+def _of_detector(fitted: FittedDetector) -> DetectorResiduals:
+    weights, residual = fitted.fit.weights, fitted.fit.residual
     lit = weights > 0
-    rank = np.argsort(np.argsort(time[detector.exposures], kind="stable"))
+    # Exposures are numbered in the order of time.
+    rank = np.argsort(np.argsort(fitted.signals.exposures, kind="stable"))
     later = rank >= (len(rank) + 1) // 2
     with np.errstate(invalid="ignore", divide="ignore"):
         means, variances = [], []
@@ -307,7 +312,8 @@ def _of_detector(stored: SuperPixelSignals, detector: DetectorSignals, fit: Dete
         freedom = lit.sum(axis=0) - 1.0
         chi_square = np.where(freedom > 0, (weights * residual**2).sum(axis=0) / freedom, np.nan)
         error = np.where(lit.any(axis=0), weights.sum(axis=0) ** -0.5, np.nan)
-    return DetectorResiduals(*(_on_grid(stored, part) for part in (fit.log_response, error, change, change_error, chi_square)))
+    parts = (fitted.fit.log_response, error, change, change_error, chi_square)
+    return DetectorResiduals(*(_on_grid(fitted.stored, part) for part in parts))
 
 
 def _on_grid(stored: SuperPixelSignals, values: FloatArray) -> FloatArray:

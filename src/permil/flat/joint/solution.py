@@ -206,7 +206,7 @@ _STEP_MM = 0.5
 _DRAWS = 200
 
 
-def beam_centre(solution: JointSolution, *, seed: int = 0) -> tuple[FloatArray, FloatArray]:
+def beam_centre(solution: JointSolution) -> tuple[FloatArray, FloatArray]:
     """Return the centre of the beam in its own coordinates (mm) and its covariance, from draws of the posterior.
 
     A stage offset is a shift of these coordinates; the centre moves by it. Where the part above the level reaches the edge of
@@ -229,7 +229,7 @@ def beam_centre(solution: JointSolution, *, seed: int = 0) -> tuple[FloatArray, 
     design = grid.design(x, y)
     whole = design @ coefficients
     of_pattern = design if solution.model.details is None else design @ solution.model.details.prolongation
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     noise = rng.standard_normal((solution.model.size, _DRAWS))
     draws = solution.factor.unwhiten(noise)[where]
     centre = centroid(x, y, np.exp(whole))

@@ -39,7 +39,7 @@ _ROUNDS_OF_STEPS = 3
 """How often steps of amplifiers are sought: large ones hide others."""
 
 _CONTRACTION = 0.3
-"""What a step must leave of the decrement, or else the curvature is computed again."""
+"""Share of the decrement that may be left after a step; beyond it the curvature is computed again."""
 
 _SMALL = 0.3
 """Decrement, in standard errors, below which a curvature serves however slowly steps shrink: the prior still changes then."""
@@ -47,8 +47,9 @@ _SMALL = 0.3
 _SHARE_OF_STAGE, _SHARE_BEFORE_DETAILS = 0.8, 0.4
 """Shares of the time left that the next part of a solution takes, approximately, without and with fine structure of the beam."""
 
+_MOST_PASSES = 40
 _FARTHEST = 1.0
-"""Distance from the optimum, in standard errors of the whole, with which a solution that stops there is still one; it says so."""
+"""Largest distance from the optimum, in standard errors of the whole, at which a solution that stops is accepted, with a message."""
 
 
 @one_thread()
@@ -70,7 +71,7 @@ def solve_joint(
     threshold: float = 6.0,
     leave_out: bool = True,
     tolerance: float = 0.01,
-    most_passes: int = 40,
+    most_passes: int = _MOST_PASSES,
     progress: Callable[[float], None] | None = None,
 ) -> JointSolution:
     """Solve for beam, flat and exposure scales together.
@@ -106,7 +107,7 @@ def solve_joint(
         Number of the amplifier of each super-pixel of each detector, shape (p,). Where they are given, steps of their gains are sought
         (`permil.flat.joint.gain_steps`), and their sizes become unknowns.
     threshold
-        Single signals are down-weighted beyond so many standard deviations (Huber).
+        Standard deviations beyond which single signals are down-weighted (Huber).
     leave_out
         Leave out exposures, and photodiode readings, that do not fit.
     tolerance
@@ -156,7 +157,7 @@ def solve_joint(
     fine = None if finest_mm is None else detail_grid(model.patterns[0].grid, finest_mm)
     stage = _stages(progress, _SHARE_OF_STAGE if fine is None else _SHARE_BEFORE_DETAILS)
     some = detectors if fine is None else thinned(detectors, model.patterns[0].grid.spacing)
-    solver = Solver(model, some, threshold, with_drift, None, stiffness, start=start, is_first=fine is not None)
+    solver = Solver(model, some, threshold, with_drift, stiffness, start=start, is_first=fine is not None)
 
     def iterate(solver: Solver) -> JointSolution:
         solver.progress = stage()
@@ -262,7 +263,6 @@ def solve_again(
     held_out: BoolArray,
     tolerance: float = 0.01,
     near: float = NEAR,
-    most_passes: int = 40,
 ) -> JointSolution:
     """Solve without some exposures, starting from a solution and with its prior.
 
@@ -270,16 +270,16 @@ def solve_again(
     ----------
     held_out : ndarray of bool, shape (n,)
         Exposures that have no effect, besides those that the solution left out. Their fit is still tested.
-    tolerance, most_passes
+    tolerance
         See `solve_joint`.
     near
         How far, in standard errors, the solution may be from where its curvature was computed: the errors are those of there.
     """
-    solver = Solver(solution.model, detectors, solution.threshold, True, None, near=near, held_out=held_out)
+    solver = Solver(solution.model, detectors, solution.threshold, True, near=near, held_out=held_out)
     solver.vector, solver.prior, solver.steady = solution.vector.copy(), solution.prior, True
     solver.exposure_weights = np.where(held_out, LEFT_OUT, solution.exposure_weights)
     solver.prior = replace(solution.prior, has_photodiode=solution.prior.has_photodiode & ~held_out)
-    return _iterate(solver, judge=False, tolerance=tolerance, most_passes=most_passes)
+    return _iterate(solver, judge=False, tolerance=tolerance, most_passes=_MOST_PASSES)
 
 
 def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int) -> JointSolution:

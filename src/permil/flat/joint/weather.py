@@ -7,7 +7,7 @@ over all exposures belongs to the beam: the weather is the departure from that.
 
 What the signals know of all ``c``, beam, response, scales and positions free, is an information matrix ``I`` with a pull ``h`` at 0. The
 restricted likelihood of amplitudes and time is that of a normal vector with covariance ``I + I K I``. Close to amplitude 0 it is known from
-its first two derivatives (score test; Rao 1948), which cost little; where these tell of weather its maximum is found by Fisher scoring.
+its first two derivatives (score test; Rao 1948), which cost little; where these show weather its maximum is found by Fisher scoring.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Weather:
     Parameters
     ----------
     rms, rms_err : float
-        Relative, over the square of half side ``half_mm`` and over time, and its standard error; what the score says where none was found.
+        Relative, over the square of half side ``half_mm`` and over time, and its standard error; from the score where none was found.
     limit : float
         The rms that it does not exceed with 95 % probability.
     time, time_factor : float

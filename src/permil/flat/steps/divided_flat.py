@@ -15,8 +15,8 @@ from permil.camera import Camera, Detector, frames, shared_camera
 from permil.config import Config
 from permil.engine import background_calls, tell_part
 from permil.errors import FlatError
-from permil.flat.combine import LitStack, Pointing
-from permil.flat.detector_flat import DetectorSolution, combine_detector
+from permil.flat.combine import LitStack
+from permil.flat.detector_flat import DetectorFlat, combine_detector
 from permil.flat.divide import lit_by_beam
 from permil.flat.orientation import (
     FEWEST_POSITIONS,
@@ -31,15 +31,8 @@ from permil.flat.orientation import (
     unexplained_share,
 )
 from permil.flat.shared_errors import DivideErrors
-from permil.flat.steps.exposures import PointingGroup
-from permil.flat.steps.flat_product import (
-    LEAVES_OUT,
-    PART_OF_EXPOSURES,
-    FlatRequest,
-    keep_pointing,
-    left_out_pointing,
-    require_pointings,
-)
+from permil.flat.steps.exposures import LEAVES_OUT, PART_OF_EXPOSURES, FlatRequest, PointingGroup, require_pointings
+from permil.flat.steps.flat_files import keep_pointing
 from permil.isr import Calibration, LeftOut
 from permil.isr.exposure_group import stack_group
 from permil.isr.stack import Stack
@@ -47,7 +40,7 @@ from permil.isr.stage import detector_calibration
 from permil.products import RunFolder, is_usable
 
 DARK = 3.0
-"""Read noises below which the median signal of a pointing is no light."""
+"""Median signal of a pointing, in units of the read noise, below which it is dark."""
 
 
 def beam_of(path: Path, *, led: str) -> BeamModel:
@@ -60,7 +53,7 @@ def _beam(path: Path, led: str, _changed: int) -> BeamModel:
     return load_beam(path, led=led)
 
 
-def divide_detector(request: FlatRequest) -> tuple[DetectorSolution, list[LeftOut]]:
+def divide_detector(request: FlatRequest) -> tuple[DetectorFlat, list[LeftOut]]:
     """Return the flat of one detector on its own scale, and what was left out of it."""
     folder, config = RunFolder(request.root), request.config
     source = config.flat.beam_of.get(request.led, request.led)
@@ -69,7 +62,7 @@ def divide_detector(request: FlatRequest) -> tuple[DetectorSolution, list[LeftOu
     calibration = detector_calibration(config, camera, folder, request.detector)
     noted: list[LeftOut] = []
     with background_calls() as later:
-        solution = combine_detector(
+        flat = combine_detector(
             _lit_stacks(request, camera, calibration, beam, noted),
             DivideErrors(beam, calibration.detector),
             calibration.detector,
@@ -79,25 +72,25 @@ def divide_detector(request: FlatRequest) -> tuple[DetectorSolution, list[LeftOu
             remove_steps=config.flat.remove_amplifier_steps,
             keep=keep_pointing(request, later),
         )
-    _require_orientation(solution, calibration.detector, request.led)
-    return solution, noted
+    _require_orientation(flat, calibration.detector, request.led)
+    return flat, noted
 
 
-def _require_orientation(solution: DetectorSolution, detector: Detector, led: str) -> None:
-    """Raise an error if the light of the pointings moves over a detector as it would over one with its pixels in another order.
+def _require_orientation(flat: DetectorFlat, detector: Detector, led: str) -> None:
+    """Raise an error if the light of the pointings moves over a detector as it would if its pixels were in another order.
 
     Raises
     ------
     FlatError
         If it does.
     """
-    if len(solution.stacks) < FEWEST_POSITIONS:
+    if len(flat.stacks) < FEWEST_POSITIONS:
         return
-    rows, columns = (solution.block_pixels * (np.arange(length) + 0.5) - 0.5 for length in solution.stacks.shape[1:])
+    rows, columns = (flat.block_pixels * (np.arange(length) + 0.5) - 0.5 for length in flat.stacks.shape[1:])
     x_mm, y_mm = frames.detector_to_ccs(detector, *(place.ravel() for place in np.meshgrid(columns, rows)))
     with np.errstate(invalid="ignore", divide="ignore"):
-        known = np.isfinite(solution.beams) & (solution.beams > 0) & (solution.stacks > 0)
-        logarithms = [np.log(np.where(known, part, np.nan)).reshape(len(part), -1) for part in (solution.stacks, solution.beams)]
+        known = np.isfinite(flat.beams) & (flat.beams > 0) & (flat.stacks > 0)
+        logarithms = [np.log(np.where(known, part, np.nan)).reshape(len(part), -1) for part in (flat.stacks, flat.beams)]
     covered = np.isfinite(logarithms[0]).any(axis=0)
     (level, slope, enough), (expected, gradient, _) = (
         levels_of(x_mm[covered], y_mm[covered], part[:, covered]) for part in logarithms
@@ -105,7 +98,7 @@ def _require_orientation(solution: DetectorSolution, detector: Detector, led: st
     if enough.sum() < FEWEST_POSITIONS:
         return
     symmetry = best_symmetry(slope, gradient, float(max(np.ptp(x_mm), np.ptp(y_mm))) / 2)
-    aimed = solution.pointings[np.asarray(solution.pointings["aimed"], dtype=bool)][enough]
+    aimed = flat.pointings[np.asarray(flat.pointings["aimed"], dtype=bool)][enough]
     off = level - expected - np.log(np.asarray(aimed["scale"], dtype=np.float64))
     # Half of the pointings at least: single photodiode readings may be wrong.
     is_off = scatter(off) > max(MOST_OFF, scatter(expected) / 2)
@@ -120,7 +113,7 @@ def _require_orientation(solution: DetectorSolution, detector: Detector, led: st
 def _lit_stacks(
     request: FlatRequest, camera: Camera, calibration: Calibration, beam: BeamModel, noted: list[LeftOut]
 ) -> Iterator[list[LitStack]]:
-    """Yield the stack of each pointing; what was left out or does not count in a scale is noted.
+    """Yield the stack of each pointing; exposures that were left out, or do not count in a scale, are added to ``noted``.
 
     Raises
     ------
@@ -131,10 +124,10 @@ def _lit_stacks(
     used = 0
     for number, group in enumerate(request.groups):
         try:
-            # Made in a function of its own, so that nothing of it is kept while the next one is made.
+            # In a function of its own, whose arrays are released before the next stack is made.
             batch = [_lit_stack(group, camera, calibration, request.config, beam, noted, pool)]
         except LEAVES_OUT as error:
-            noted += left_out_pointing(group, error)
+            noted += group.left_out(error)
         else:
             used += 1
             yield batch
@@ -163,20 +156,16 @@ def _lit_stack(
         checksums=config.exposures.checksums,
         pool=pool,
     )
-    stack, n = exposures.stack, len(exposures.used)
+    stack = exposures.stack
     noted += [*exposures.left_out, *exposures.damaged]
     noted += [LeftOut(path, "its photodiode reading contradicts its light") for path in exposures.photodiode_outliers]
     image = lit_by_beam(exposures, (group.x_mm, group.y_mm), beam, calibration.detector)
     _require_light(stack, image.beam)
-    pointing = Pointing(
-        number=group.number,
-        x_mm=group.x_mm,
-        y_mm=group.y_mm,
+    pointing = group.pointing(
+        len(exposures.used),
         scale_error=image.scale_error,
-        exposures=n,
-        chi_square=float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan,
-        aimed=group.aimed,
         photodiode=image.scale if config.isr.photodiode == "header" else float("nan"),
+        chi_square=stack.mean_chi_square,
     )
     return LitStack(pointing, image, stack.n_rejected)
 

@@ -1,9 +1,14 @@
-"""Exposures from the rows of the index: groups at one projector position for the flat of a detector, lists for the joint solution."""
+"""Exposures from the rows of the index: groups at one projector position for the flat of a detector, lists for the joint solution.
+
+Also the request for the flat of one detector, and what happens to exposures that cannot be used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -12,9 +17,17 @@ from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.camera import Camera, Detector
 from permil.camera.frames import detector_to_ccs, projector_relative
 from permil.config import Config
-from permil.errors import FlatError
+from permil.errors import FlatError, InputError, PermilError, PhotodiodeError
 from permil.exposures import SCAN
+from permil.flat.combine import Pointing
 from permil.flat.joint.data import ExposureList, epochs_between_pauses
+from permil.isr import LeftOut
+
+LEAVES_OUT = (FlatError, InputError, PhotodiodeError)
+"""Errors of the exposures of a pointing, of a detector or of an LED: it is left out, and the others go on."""
+
+PART_OF_EXPOSURES = 0.9
+"""Share of the run time of a flat that its exposures take; the rest is for its figures and files."""
 
 _SAMPLES = 17
 """Places along each side of a detector at which light is looked for."""
@@ -32,6 +45,69 @@ class PointingGroup:
     photodiodes: tuple[float, ...]
     aimed: bool
     scan: bool
+
+    def pointing(self, exposures: int, *, scale_error: float, photodiode: float, chi_square: float = float("nan")) -> Pointing:
+        """Return what is known of the group as a pointing; see `Pointing` for the arguments."""
+        return Pointing(
+            number=self.number,
+            x_mm=self.x_mm,
+            y_mm=self.y_mm,
+            scale_error=scale_error,
+            exposures=exposures,
+            chi_square=chi_square,
+            aimed=self.aimed,
+            scan=self.scan,
+            photodiode=photodiode,
+        )
+
+    def left_out(self, error: PermilError) -> list[LeftOut]:
+        """Return the exposures as left out because of an error."""
+        kind = "scan position" if self.scan else "pointing"
+        place = f"{kind} {self.number} at ({self.x_mm:.2f}, {self.y_mm:.2f}) mm is left out"
+        return [LeftOut(Path(path), f"{place}: {error.what}") for path in self.paths]
+
+
+@dataclass(frozen=True)
+class FlatRequest:
+    """The flat of one detector and LED.
+
+    Attributes
+    ----------
+    groups
+        Exposures, by projector position.
+    nearest
+        Files of the exposures whose projector was nearest to the middle of the detector; for the solver `joint`.
+    origin
+        Cards that say where the exposures come from.
+    """
+
+    config: Config
+    root: Path
+    detector: str
+    led: str
+    groups: tuple[PointingGroup, ...]
+    fingerprint: str
+    solver: str = "divide"
+    nearest: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+def require_pointings(used: int, request: FlatRequest, noted: Sequence[LeftOut]) -> None:
+    """Raise an error if no exposure of a detector was used.
+
+    Raises
+    ------
+    FlatError
+        With the first reason.
+    """
+    if not used:
+        why = f" ({noted[0].path.name}: {noted[0].reason})" if noted else ""
+        raise FlatError(
+            f"no exposure of {request.detector} with LED {request.led} can be used{why}",
+            remedy="take its exposures again, or leave the detector out with flat.detectors",
+            detector=request.detector,
+            led=request.led,
+        )
 
 
 def wanted_detectors(config: Config, camera: Camera, exposures: Table) -> list[str]:
@@ -66,7 +142,7 @@ def pointing_groups(
     exposures
         Rows of the index, of one detector.
     is_lit
-        Tells where, in the beam's coordinates (mm), there is light that is known.
+        Returns where, in the beam's coordinates (mm), the light is known.
     """
     exposures = exposures.copy()
     exposures.sort(["mjd", "obsid"])

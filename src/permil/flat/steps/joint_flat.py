@@ -1,7 +1,7 @@
-"""Second pass of the joint solution: the flat of one detector at full resolution, from every exposure that lights it.
+"""The solver `joint` on the files of one detector: its flat at full resolution, from every exposure that lights it.
 
-Beam and scales are known, so that each pixel is a weighted mean of signal over light. Positions with several images are stacked
-as pointings are; a single exposure is compared, pixel by pixel, with the median response of a few exposures of this detector.
+Beam and scales are those of the joint solution, so that each pixel is a weighted mean of signal over light. Positions with several images
+are stacked as pointings are; a single exposure is compared, pixel by pixel, with the median response of a few exposures of this detector.
 """
 
 from __future__ import annotations
@@ -19,21 +19,15 @@ from permil.arrays import ArrayPool, Float32Array
 from permil.camera import Camera, shared_camera
 from permil.engine import background_calls, tell_part, threaded_map
 from permil.errors import FlatError, InputError, RawFormatError
-from permil.flat.combine import LitExposure, LitStack, Pointing
-from permil.flat.detector_flat import STRIP_ROWS, DetectorSolution, combine_detector
+from permil.flat.combine import LitExposure, LitStack
+from permil.flat.detector_flat import STRIP_ROWS, DetectorFlat, combine_detector
 from permil.flat.divide import LitImage, sampling_step
-from permil.flat.joint_file import ExposureLight, JointLight, mean_light, read_errors, read_light
+from permil.flat.joint.file import read_errors, read_light
+from permil.flat.joint.light import ExposureLight, JointLight, mean_light
 from permil.flat.shared_errors import KnownErrors
 from permil.flat.signals import SuperPixelSignals, read_signals
-from permil.flat.steps.exposures import PointingGroup
-from permil.flat.steps.flat_product import (
-    LEAVES_OUT,
-    PART_OF_EXPOSURES,
-    FlatRequest,
-    keep_pointing,
-    left_out_pointing,
-    require_pointings,
-)
+from permil.flat.steps.exposures import LEAVES_OUT, PART_OF_EXPOSURES, FlatRequest, PointingGroup, require_pointings
+from permil.flat.steps.flat_files import keep_pointing
 from permil.flat.superpixel import median_image
 from permil.isr import Calibration, LeftOut
 from permil.isr.exposure_group import stack_group
@@ -63,7 +57,7 @@ def _light(path: Path, _changed: int) -> JointLight:
     return read_light(path)
 
 
-def joint_detector(request: FlatRequest) -> tuple[DetectorSolution, list[LeftOut]]:
+def joint_detector(request: FlatRequest) -> tuple[DetectorFlat, list[LeftOut]]:
     """Return the flat of one detector on its own scale, and what was left out of it."""
     folder, config = RunFolder(request.root), request.config
     path = folder.joint(request.led)
@@ -74,8 +68,8 @@ def joint_detector(request: FlatRequest) -> tuple[DetectorSolution, list[LeftOut
         detector = _Detector(request, folder, light, damaged)
         try:
             with background_calls() as later:
-                solution = combine_detector(
-                    _told(detector.batches(), sum(len(group.paths) for group in request.groups)),
+                flat = combine_detector(
+                    _with_progress(detector.batches(), sum(len(group.paths) for group in request.groups)),
                     KnownErrors(errors.covariance),
                     detector.calibration.detector,
                     led=request.led,
@@ -85,24 +79,24 @@ def joint_detector(request: FlatRequest) -> tuple[DetectorSolution, list[LeftOut
                     keep=keep_pointing(request, later),
                 )
         except RawFormatError as error:
-            # Some of its rows are in the sums already: all is done again without it.
+            # Some of its rows are in the sums already: start again without it.
             if error.path is None or Path(error.path) in damaged:
                 raise
             damaged[Path(error.path)] = error.what
             continue
-        whole = replace(solution, modes=errors.modes, remainder=errors.remainder, halves=errors.halves, budget=budget)
+        whole = replace(flat, modes=errors.modes, remainder=errors.remainder, halves=errors.halves, budget=budget)
         return whole, detector.noted
 
 
-def _told(
+def _with_progress(
     batches: Iterator[list[LitStack] | list[LitExposure]], n_exposures: int
 ) -> Iterator[list[LitStack] | list[LitExposure]]:
-    """Yield batches; say how far the exposures are."""
+    """Yield batches, and report the share of the exposures that is done."""
     done = 0
     for batch in batches:
         done += sum(each.pointing.exposures for each in batch)
         yield batch
-        # Whoever uses it has let go of it, too.
+        # The caller has released it, too.
         del batch
         tell_part(PART_OF_EXPOSURES * min(done / n_exposures, 1.0))
 
@@ -149,7 +143,7 @@ class _Detector:
             try:
                 batch = [self._stack(group, pool)]
             except LEAVES_OUT as error:
-                self.noted += left_out_pointing(group, error)
+                self.noted += group.left_out(error)
                 continue
             self.used += 1
             yield batch
@@ -190,7 +184,7 @@ class _Detector:
         known = self.light.exposures[obsid]
         light = self.lights.pop(obsid) if obsid in self.lights else self.light_of([obsid], known)
         return LitExposure(
-            _pointing(group, known.error, [group.photodiodes[number]], float("nan")),
+            group.pointing(1, scale_error=known.error, photodiode=group.photodiodes[number]),
             exposure,
             self.sampled,
             light,
@@ -254,7 +248,6 @@ class _Detector:
         )
         self.noted += [*stacked.left_out, *stacked.damaged]
         stack = stacked.stack
-        chi_square = float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan
         scale_error = float(np.sqrt(np.sum(np.square([exposure.error for exposure in exposures])))) / len(exposures)
         beam = self.light_of(group.obsids, mean_light(exposures))(slice(None), slice(None))
         # The errors of the beam are all in the covariance of the joint solution.
@@ -262,7 +255,10 @@ class _Detector:
         reading_of = dict(zip(map(Path, group.paths), group.photodiodes, strict=True))
         readings = [reading_of[path] for path in stacked.used]
         image = LitImage(stack.image, stack.variance, stack.mask, beam, exact, stacked.photodiode, scale_error)
-        return LitStack(_pointing(group, scale_error, readings, chi_square), image, stack.n_rejected)
+        pointing = group.pointing(
+            len(readings), scale_error=scale_error, photodiode=float(np.mean(readings)), chi_square=stack.mean_chi_square
+        )
+        return LitStack(pointing, image, stack.n_rejected)
 
     def reference(self) -> Float32Array:
         """Return the median response of a few exposures.
@@ -309,17 +305,3 @@ def _response(exposure: OpenExposure, light: Callable[[slice], Float32Array], st
         with np.errstate(invalid="ignore", divide="ignore"):
             response[rows] = np.where(is_usable(mask[rows]), image[rows] / light(run), np.nan)
     return response
-
-
-def _pointing(group: PointingGroup, scale_error: float, readings: Sequence[float], chi_square: float) -> Pointing:
-    return Pointing(
-        number=group.number,
-        x_mm=group.x_mm,
-        y_mm=group.y_mm,
-        scale_error=scale_error,
-        exposures=len(readings),
-        chi_square=chi_square,
-        aimed=group.aimed,
-        scan=group.scan,
-        photodiode=float(np.mean(readings)),
-    )

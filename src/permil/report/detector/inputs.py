@@ -13,7 +13,7 @@ from permil.arrays import Float32Array
 from permil.camera import Camera, Detector
 from permil.camera.frames import amplifier_at
 from permil.errors import InputError
-from permil.flat.detector_flat import SCALE_CARD
+from permil.flat.steps.flat_files import SCALE_CARD
 from permil.flat.superpixel import size_in_pixels
 from permil.products import ImageProduct, RunFolder, open_product, read_image, read_table
 from permil.report.kit.elements import number_in, text_in

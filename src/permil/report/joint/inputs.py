@@ -14,8 +14,9 @@ from astropy.table import Table
 from permil.arrays import BoolArray, Float32Array, FloatArray
 from permil.beam.model import SplineTable
 from permil.errors import InputError
+from permil.flat.joint.file import DetectorErrors, errors_in, open_joint, read_light
+from permil.flat.joint.light import JointLight
 from permil.flat.joint.residuals import JointResiduals, joint_residuals
-from permil.flat.joint_file import DetectorErrors, JointLight, errors_in, open_joint, read_light
 from permil.products import RunFolder, read_table
 
 if TYPE_CHECKING:

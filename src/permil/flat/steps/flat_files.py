@@ -1,9 +1,9 @@
-"""The request for the flat of one detector and LED, the files that it writes, and all detectors of an LED on one scale."""
+"""Files of flats: of a detector on its own scale, of its pointings, and of all detectors of an LED on the composite scale."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,61 +12,45 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table, vstack
 
+from permil.arrays import Float32Array
 from permil.camera import Camera, Detector, shared_camera
 from permil.config import Config
 from permil.engine import Work
-from permil.errors import FlatError, InputError, PermilError, PhotodiodeError
 from permil.exposures import summarise_files
 from permil.flat.combine import LitPointing, Pointing
 from permil.flat.composite import (
     MosaicGrid,
     MosaicPiece,
+    ResponseHistogram,
     assemble_mosaic,
     composite_median,
     mosaic_grid,
     mosaic_piece,
     response_histogram,
 )
-from permil.flat.detector_flat import SCALE_CARD, DetectorSolution, good_pixels, read_histogram, rescaled, solution_extensions
+from permil.flat.detector_flat import DetectorFlat, good_pixels
 from permil.flat.divide import PointingFlat
-from permil.flat.steps.exposures import PointingGroup
+from permil.flat.steps.exposures import FlatRequest
+from permil.flat.superpixel import super_pixels
 from permil.isr import LeftOut
 from permil.products import (
     FINGERPRINT_CARD,
     KIND_CARD,
+    ImageProduct,
     MaskPlane,
     RunFolder,
     is_current,
     is_good,
+    is_usable,
     read_image,
     write_image,
     write_table,
 )
 
-PART_OF_EXPOSURES = 0.9
-"""Of the time of a flat; the rest goes into its figures and files."""
+SCALE_CARD = "FLATSCAL"
+"""Card with the response, in electrons per photodiode unit at the beam's maximum, that the composite calls 1."""
 
-
-LEAVES_OUT = (FlatError, InputError, PhotodiodeError)
-"""Errors of the exposures of a pointing, of a detector or of an LED: it is left out, and the others go on."""
-
-
-@dataclass(frozen=True)
-class FlatRequest:
-    """One detector and LED.
-
-    ``nearest`` are files of the exposures whose projector was nearest to its middle, ``origin`` cards that say where they come from.
-    """
-
-    config: Config
-    root: Path
-    detector: str
-    led: str
-    groups: tuple[PointingGroup, ...]
-    fingerprint: str
-    solver: str = "divide"
-    nearest: tuple[str, ...] = ()
-    origin: Mapping[str, Any] = field(default_factory=dict)
+_SCALED_EXTENSIONS = ("RESPONSES",)
 
 
 def relative_path(folder: RunFolder, led: str, detector: str) -> Path:
@@ -74,44 +58,19 @@ def relative_path(folder: RunFolder, led: str, detector: str) -> Path:
     return folder.flat(led, detector).parent / ".relative" / f"{detector}.fits"
 
 
-def left_out_pointing(group: PointingGroup, error: PermilError) -> list[LeftOut]:
-    """Return why the exposures of a pointing are left out, one for each."""
-    kind = "scan position" if group.scan else "pointing"
-    place = f"{kind} {group.number} at ({group.x_mm:.2f}, {group.y_mm:.2f}) mm is left out"
-    return [LeftOut(Path(path), f"{place}: {error.what}") for path in group.paths]
-
-
-def require_pointings(used: int, request: FlatRequest, noted: Sequence[LeftOut]) -> None:
-    """Raise an error if no exposure of a detector was used.
-
-    Raises
-    ------
-    FlatError
-        With the first reason.
-    """
-    if not used:
-        why = f" ({noted[0].path.name}: {noted[0].reason})" if noted else ""
-        raise FlatError(
-            f"no exposure of {request.detector} with LED {request.led} can be used{why}",
-            remedy="take its exposures again, or leave the detector out with flat.detectors",
-            detector=request.detector,
-            led=request.led,
-        )
-
-
 def keep_pointing(
     request: FlatRequest, later: Callable[[Callable[[], None]], None]
 ) -> Callable[[LitPointing, PointingFlat], None] | None:
-    """Return what writes the flat of each aimed pointing, None if they are not kept.
+    """Return a function that writes the flat of an aimed pointing, None if they are not kept.
 
     Parameters
     ----------
     later
-        Makes a call (see `permil.engine.behind`).
+        Runs a call (`permil.engine.background_calls`).
     """
     if not request.config.flat.keep_pointings:
         return None
-    # The pointing itself, with its arrays, is not kept for the time of writing.
+    # The arrays of the pointing itself are released before its flat is written.
     return lambda lit, flat: later(partial(_write_pointing, RunFolder(request.root), request, lit.pointing, lit.rejected, flat))
 
 
@@ -152,16 +111,16 @@ def _write_pointing(folder: RunFolder, request: FlatRequest, pointing: Pointing,
     )
 
 
-def write_relative(folder: RunFolder, request: FlatRequest, solution: DetectorSolution, noted: list[LeftOut]) -> None:
+def write_relative(folder: RunFolder, request: FlatRequest, made: DetectorFlat, noted: list[LeftOut]) -> None:
     """Write the flat of a detector on its own scale."""
     detector = shared_camera(request.config.camera)[request.detector]
-    flat = solution.flat
-    whole = solution.metrics[solution.metrics["amp"] == "all"][0]
-    used = [table for table in (solution.pointings, solution.scan) if len(table)]
+    flat = made.flat
+    whole = made.metrics[made.metrics["amp"] == "all"][0]
+    used = [table for table in (made.pointings, made.scan) if len(table)]
     joint = request.solver == "joint"
     header = _cards(request, detector) | {
-        "NPOINT": (len(solution.pointings), "pointings"),
-        "NSCAN": (len(solution.scan), "exposures of the scan"),
+        "NPOINT": (len(made.pointings), "pointings"),
+        "NSCAN": (len(made.scan), "exposures of the scan"),
         "NEXPOSUR": (sum(int(np.sum(table["exposures"])) for table in used), "exposures"),
         "NREJECT": (sum(int(np.sum(table["rejected"])) for table in used), "measurements rejected as outliers"),
         "GRADX": (whole["gradient_x"], "[1/mm] relative gradient along CCS X"),
@@ -180,8 +139,51 @@ def write_relative(folder: RunFolder, request: FlatRequest, solution: DetectorSo
         flat.mask,
         flat.variance,
         header=header,
-        extensions=[*solution_extensions(solution, histogram), *_notes(noted)],
+        extensions=[*_extensions(made, histogram), *_notes(noted)],
     )
+
+
+def _extensions(made: DetectorFlat, histogram: ResponseHistogram) -> list[Any]:
+    """Return the HDUs that follow IMAGE, MASK and VARIANCE."""
+    flat = made.flat
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = flat.scatter / flat.response
+    usable = is_usable(flat.mask) & np.isfinite(relative)
+    scatter = np.sqrt(super_pixels(relative.astype(np.float64) ** 2, usable, made.block_pixels).mean)
+    images = {
+        "SCATTER": (scatter, "relative scatter between pointings (rms over the super-pixel)"),
+        "STACKS": (made.stacks, "mean signal of the aimed pointings"),
+        "BEAMS": (made.beams, "beam model at the aimed pointings, 1 at its maximum"),
+        "RESPONSES": (made.responses, "flat of each aimed pointing alone"),
+        "COVARIANCE": (made.covariance, "relative covariance between PLACES (beam, photodiode)"),
+    }
+    if made.modes is not None and made.remainder is not None:
+        images["MODES"] = (made.modes, "modes of correlated errors, relative, one standard deviation")
+        images["REMAINDER"] = (made.remainder, "relative variance of correlated errors beyond MODES")
+    if made.halves is not None and np.isfinite(made.halves).any():
+        images["HALVES"] = (made.halves, "half of flat of odd minus even, early minus late exposures")
+    hdus: list[Any] = []
+    for name, (data, meaning) in images.items():
+        if data.size == 0:
+            continue
+        hdu = fits.ImageHDU(np.ascontiguousarray(data, dtype=np.float32 if name != "COVARIANCE" else np.float64), name=name)
+        hdu.header["MEANING"] = meaning
+        hdu.header["BLOCK_MM"] = (made.block_mm, "side of a super-pixel, mm")
+        hdu.header["BLOCKPIX"] = (made.block_pixels, "side of a super-pixel, pixels")
+        hdus.append(hdu)
+    hdus += [
+        fits.BinTableHDU(made.pointings, name="POINTINGS"),
+        fits.BinTableHDU(made.metrics, name="METRICS"),
+        fits.BinTableHDU(made.places, name="PLACES"),
+    ]
+    if made.budget is not None:
+        hdus.append(fits.BinTableHDU(made.budget, name="BUDGET"))
+    if len(made.scan):
+        hdus.append(fits.BinTableHDU(made.scan, name="SCAN"))
+    counts = fits.BinTableHDU(Table({"count": histogram.counts}), name="HISTOGRAM")
+    counts.header["FIRSTBIN"] = (histogram.first, "number of the first bin of ln(response)")
+    hdus.append(counts)
+    return hdus
 
 
 def _notes(noted: list[LeftOut]) -> list[Any]:
@@ -190,6 +192,37 @@ def _notes(noted: list[LeftOut]) -> list[Any]:
         return []
     rows = [(str(entry.path), entry.reason) for entry in noted]
     return [fits.BinTableHDU(Table(rows=rows, names=("path", "reason")), name="LEFT_OUT")]
+
+
+def _read_histogram(path: Path) -> ResponseHistogram:
+    """Return the histogram of a flat, before the composite scale."""
+    with fits.open(path, memmap=False) as hdus:
+        table = hdus["HISTOGRAM"]
+        return ResponseHistogram(int(table.header["FIRSTBIN"]), np.array(table.data["count"], dtype=np.int64))
+
+
+def _rescaled(product: ImageProduct, scale: float) -> tuple[Float32Array, Float32Array, list[Any]]:
+    """Return image, variance and extensions of a flat on a composite scale, whatever scale it had.
+
+    Parameters
+    ----------
+    product
+        A detector's flat as read.
+    scale
+        Response that becomes 1.
+    """
+    factor = (float(product.header.get(SCALE_CARD, 0.0)) or 1.0) / scale
+    image = (product.image.astype(np.float64) * factor).astype(np.float32)
+    variance = (product.variance.astype(np.float64) * factor**2).astype(np.float32)
+    extensions = []
+    for name, hdu in product.extensions.items():
+        if name in _SCALED_EXTENSIONS:
+            hdu.data = (hdu.data.astype(np.float64) * factor).astype(np.float32)
+        elif name == "METRICS":
+            for column in ("median", "median_err"):
+                hdu.data[column] = hdu.data[column] * factor
+        extensions.append(hdu)
+    return image, variance, extensions
 
 
 @dataclass(frozen=True)
@@ -202,7 +235,7 @@ class MadeFlat:
 
 
 def compose(
-    config: Config, camera: Camera, folder: RunFolder, flats: Sequence[MadeFlat], print_: str, *, origin: Mapping[str, Any]
+    config: Config, camera: Camera, folder: RunFolder, flats: Sequence[MadeFlat], fingerprint: str, *, origin: Mapping[str, Any]
 ) -> Work:
     """Return the work that puts flats of one LED on the composite scale and writes them, mosaic and metrics, with a fingerprint.
 
@@ -213,11 +246,11 @@ def compose(
     """
     led = flats[0].led
     science = [flat for flat in flats if camera[flat.detector].kind == "science"]
-    scale = composite_median([read_histogram(_path(folder, flat))[0] for flat in science])
+    scale = composite_median([_read_histogram(_path(folder, flat)) for flat in science])
     grid = mosaic_grid([camera[flat.detector] for flat in flats], config.flat.mosaic_mm)
     function = partial(_compose_detector, camera=config.camera, folder=folder, scale=scale, grid=grid)
     cards = dict(origin) | {
-        FINGERPRINT_CARD: (print_, "what this was made from"),
+        FINGERPRINT_CARD: (fingerprint, "what this was made from"),
         "CAMERA": (camera.name, "camera"),
         SCALE_CARD: (scale, "electron per photodiode unit that is 1 here"),
     }
@@ -232,7 +265,7 @@ def _path(folder: RunFolder, flat: MadeFlat) -> Path:
 def _assemble(
     pieces: list[_Piece], *, folder: RunFolder, led: str, scale: float, grid: MosaicGrid, cards: Mapping[str, Any]
 ) -> list[str]:
-    """Write mosaic and metrics of an LED; return what a person should know."""
+    """Write mosaic and metrics of an LED; return the messages for the user."""
     metrics = vstack([piece.metrics for piece in pieces], metadata_conflicts="silent")
     response, variance, count = assemble_mosaic([piece.mosaic for piece in pieces], grid)
     header = dict(cards) | {
@@ -249,7 +282,7 @@ def _assemble(
 
 @dataclass(frozen=True)
 class _Piece:
-    """What one detector gives to the products of its LED."""
+    """Contribution of one detector to the products of its LED."""
 
     mosaic: MosaicPiece
     metrics: Table
@@ -262,7 +295,7 @@ def _compose_detector(flat: MadeFlat, *, camera: str, folder: RunFolder, scale: 
     product = read_image(_path(folder, flat))
     image, variance, extensions = product.image, product.variance, list(product.extensions.values())
     if float(product.header.get(SCALE_CARD, 0.0)) != scale:
-        image, variance, extensions = rescaled(product, scale)
+        image, variance, extensions = _rescaled(product, scale)
         header = product.header.copy(strip=True)
         header[SCALE_CARD] = (scale, "electron per photodiode unit that is 1 here")
         header["NORM"] = ("median of all good science pixels is 1", "composite scale")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from permil.flat.joint.tridiagonal import Tridiagonal
+from permil.flat.joint.factor import Tridiagonal
 
 
 @given(size=st.integers(2, 40), rank=st.integers(0, 40), seed=st.integers(0, 2**16), variance=st.floats(0.0, 1e5))

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from permil.stability.fluxes import amplifier_fluxes
-from permil.stability.repeats import first_to_last, stack_chi_square
-from permil.stability.shape import TERMS, UNIT_MM, BeamResiduals, shape_change
+from permil.stability.residuals import (
+    TERMS,
+    UNIT_MM,
+    BeamResiduals,
+    amplifier_fluxes,
+    first_to_last,
+    shape_change,
+    stack_chi_square,
+)
 
 FloatArray = NDArray[np.float64]
 CHANGE = 1e-3 * np.array([1.0, -2.0, 3.0, 0.0, 1.0])

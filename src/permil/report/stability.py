@@ -65,7 +65,7 @@ from permil.report.kit.pages import (
 )
 from permil.report.kit.results import MISSING, NO, OPEN, YES, Measurement, format_chance, format_measurement, judge, two_digits
 from permil.stability.findings import DRIFT, JUMP, SCATTER, SUCCESSIVE
-from permil.stability.shape import UNIT_MM
+from permil.stability.residuals import UNIT_MM
 from permil.stability.stage import FIRST_TO_LAST, LIGHT, PHOTODIODE, RATIO, SHAPE, STACK, TEMPERATURES
 from permil.stability.trends import CALLED
 

@@ -6,7 +6,7 @@ temperatures of the headers are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table, vstack
 
-from permil.arrays import FloatArray
+from permil.arrays import FloatArray, IntArray
 from permil.camera import shared_camera
 from permil.config import Config
 from permil.context import Run
@@ -22,16 +22,13 @@ from permil.engine import State, Task, Work
 from permil.errors import ConfigError, InputError, PermilError
 from permil.exposures import POINTING, SCAN
 from permil.flat.joint.file import open_joint, read_light
-from permil.flat.joint.light import JointLight
 from permil.flat.joint.residuals import FittedDetector, fitted_detectors
 from permil.flat.stage import led_flats
 from permil.flat.steps.exposures import unique_exposures
 from permil.products import RunFolder, origin_entries, write_table
 from permil.progress import StageReport, do_tasks
 from permil.stability.findings import DRIFT, SCATTER, SUCCESSIVE, Finding, SeriesGroup, analyse, call, means_of
-from permil.stability.fluxes import amplifier_fluxes
-from permil.stability.repeats import first_to_last, stack_chi_square
-from permil.stability.shape import TERMS, BeamResiduals, shape_change
+from permil.stability.residuals import TERMS, BeamResiduals, amplifier_fluxes, first_to_last, shape_change, stack_chi_square
 from permil.stages import StageFunctions
 
 LIGHT, PHOTODIODE, RATIO = "light", "photodiode", "photodiode_over_light"
@@ -148,7 +145,7 @@ def _rows(run: Run, led: str) -> Table:
 
 
 def measure_led(request: StabilityRequest) -> list[str]:
-    """Measure the stability of one LED, write its tables, and return what a person should know.
+    """Measure the stability of one LED, write its tables, and return the messages for the user.
 
     Raises
     ------
@@ -165,17 +162,16 @@ def measure_led(request: StabilityRequest) -> list[str]:
             solved = Table(hdus["EXPOSURES"].data)
             least, threshold = (float(hdus[0].header[name]) for name in ("LEASTSIG", "THRESHLD"))
         exposures = _with_solution(exposures, solved)
-        light = read_light(path)
         signals = [folder.super_pixels(request.led, name) for name in request.detectors]
         of_beam = _BeamSums(len(request.rows))
         boards = []
-        for fitted in fitted_detectors(light, signals, least_signal=least, threshold=threshold):
+        for fitted in fitted_detectors(read_light(path), signals, least_signal=least, threshold=threshold):
             names = [amplifier.name for amplifier in camera[fitted.stored.detector].amplifiers]
-            table, board = _detector_readings(fitted, light, exposures, names)
+            table, board = _detector_readings(fitted, exposures, names)
             boards.append(board)
             findings += _of_amplifiers(table, exposures, fitted.stored.detector, names, board)
-            findings += _of_stack(fitted, light, exposures)
-            of_beam.add(fitted, light, exposures)
+            findings += _of_stack(fitted, exposures)
+            of_beam.add(fitted, exposures)
             readings.append(_as_rows(table, fitted.stored.detector, names, exposures))
         if boards:
             exposures["readout_temp"] = _mean_of(np.array(boards))
@@ -244,12 +240,23 @@ def _with_solution(exposures: Table, solved: Table) -> Table:
     return exposures
 
 
+def _times_of(exposures: Table) -> tuple[FloatArray, list[str]]:
+    """Return the hours of exposures, and their observations."""
+    return np.asarray(exposures["hours"], dtype=np.float64), [str(obsid) for obsid in exposures["obsid"]]
+
+
+def _rows_of(exposures: Table, obsids: Iterable[str]) -> IntArray:
+    """Return the rows of observations in the table of exposures."""
+    row_of = {str(obsid): row for row, obsid in enumerate(exposures["obsid"])}
+    return np.array([row_of[obsid] for obsid in obsids], dtype=np.int64)
+
+
 def _of_led(exposures: Table) -> Iterator[Finding]:
     """Yield the findings on light, photodiode and temperatures."""
     used = exposures[np.asarray(exposures["is_used"], dtype=bool)]
     if not len(used):
         return
-    hours, obsids = np.asarray(used["hours"], dtype=np.float64), [str(obsid) for obsid in used["obsid"]]
+    hours, obsids = _times_of(used)
     temperatures = {name: np.asarray(used[name], dtype=np.float64) for name in TEMPERATURES}
     of_projector = {name: temperatures[name] for name in LED_TEMPERATURES}
     light, photodiode, error = (np.asarray(used[name], dtype=np.float64) for name in ("light", "photodiode", "light_err"))
@@ -282,19 +289,18 @@ _READINGS = ("flux_over_light", "flux_over_light_err", "overscan_level", "read_n
 
 
 def _detector_readings(
-    fitted: FittedDetector, light: JointLight, exposures: Table, names: Sequence[str]
+    fitted: FittedDetector, exposures: Table, names: Sequence[str]
 ) -> tuple[dict[str, FloatArray], FloatArray]:
     """Return the readings of the amplifiers of a detector, shape (e, amplifiers), and the temperature of its board, shape (e,)."""
-    place = {str(obsid): row for row, obsid in enumerate(exposures["obsid"])}
     shape = (len(exposures), len(names))
     table = {name: np.full(shape, np.nan) for name in _READINGS}
-    lit = [place[obsid] for obsid in np.array(list(light.exposures))[fitted.signals.exposures]]
+    lit = _rows_of(exposures, fitted.obsids)
     # Gains that the solution has found to change are part of what changes.
     residual = np.where(fitted.fit.weights > 0, fitted.fit.residual + fitted.gains, 0.0)
     mean, error = amplifier_fluxes(residual, fitted.fit.weights, fitted.stored.amplifier, len(names))
     table["flux_over_light"][lit], table["flux_over_light_err"][lit] = mean, error
-    read = [place[str(obsid)] for obsid in fitted.stored.obsid if str(obsid) in place]
-    own = [number for number, obsid in enumerate(fitted.stored.obsid) if str(obsid) in place]
+    own = np.flatnonzero(np.isin(fitted.stored.obsid, np.asarray(exposures["obsid"], dtype=np.str_)))
+    read = _rows_of(exposures, (str(obsid) for obsid in fitted.stored.obsid[own]))
     for name in ("overscan_level", "read_noise"):
         values = getattr(fitted.stored, name)
         if values.shape[1] == len(names):
@@ -311,7 +317,7 @@ def _of_amplifiers(
     table: Mapping[str, FloatArray], exposures: Table, detector: str, names: Sequence[str], board: FloatArray
 ) -> Iterator[Finding]:
     """Yield the findings on fluxes, bias levels and read noise of the amplifiers of a detector."""
-    hours, obsids = np.asarray(exposures["hours"], dtype=np.float64), [str(obsid) for obsid in exposures["obsid"]]
+    hours, obsids = _times_of(exposures)
     labels = [(detector, name) for name in names]
     with np.errstate(invalid="ignore", divide="ignore"):
         light, photodiode = (np.log(np.asarray(exposures[name], dtype=np.float64))[:, None] for name in ("light", "photodiode"))
@@ -336,7 +342,7 @@ def _of_fluxes(group: SeriesGroup, exposures: Table, temperatures: Mapping[str, 
 
     With too few positions, trends are those of images, and are not tested.
     """
-    hours, obsids = np.asarray(exposures["hours"], dtype=np.float64), [str(obsid) for obsid in exposures["obsid"]]
+    hours, obsids = _times_of(exposures)
     scatters = (SCATTER, SUCCESSIVE)
     of_images = analyse(group, hours, obsids, temperatures)
     yield from (row for row in of_images if row.quantity in scatters)
@@ -354,10 +360,9 @@ def _of_fluxes(group: SeriesGroup, exposures: Table, temperatures: Mapping[str, 
     )
 
 
-def _of_stack(fitted: FittedDetector, light: JointLight, exposures: Table) -> Iterator[Finding]:
+def _of_stack(fitted: FittedDetector, exposures: Table) -> Iterator[Finding]:
     """Yield the chi-square of the repeated images of a detector."""
-    move_of = dict(zip((str(obsid) for obsid in exposures["obsid"]), np.asarray(exposures["move"]).tolist(), strict=True))
-    moves = np.array([move_of[obsid] for obsid in np.array(list(light.exposures))[fitted.signals.exposures]])
+    moves = np.asarray(exposures["move"], dtype=np.int64)[_rows_of(exposures, fitted.obsids)]
     weight = fitted.signals.weights
     found = stack_chi_square(moves, np.where(weight > 0, fitted.signals.log_signal, 0.0), weight)
     if found.freedom:
@@ -378,20 +383,21 @@ class _BeamSums:
         self._parts: list[BeamResiduals] = []
         self._pixels = 0
 
-    def add(self, fitted: FittedDetector, light: JointLight, exposures: Table) -> None:
+    def add(self, fitted: FittedDetector, exposures: Table) -> None:
         """Add every n-th super-pixel of a detector."""
         step = max(1, round(self._files * fitted.fit.weights.shape[1] / _MOST_RESIDUALS))
         chosen = slice(step // 2, None, step)
         weight, residual = fitted.fit.weights[:, chosen], fitted.fit.residual[:, chosen]
-        place = {str(obsid): row for row, obsid in enumerate(exposures["obsid"])}
-        listed = list(light.exposures)
-        number = np.array([place[listed[exposure]] for exposure in fitted.signals.exposures])
-        centres = np.array([(light.exposures[listed[e]].x_mm, light.exposures[listed[e]].y_mm) for e in fitted.signals.exposures])
+        number = _rows_of(exposures, fitted.obsids)
         places = np.column_stack([fitted.signals.x_mm[chosen], fitted.signals.y_mm[chosen]])
         row, column = np.nonzero(weight > 0)
         self._parts.append(
             BeamResiduals(
-                number[row], column + self._pixels, places[column] - centres[row], residual[row, column], weight[row, column]
+                number[row],
+                column + self._pixels,
+                places[column] - fitted.projector[row],
+                residual[row, column],
+                weight[row, column],
             )
         )
         self._pixels += weight.shape[1]

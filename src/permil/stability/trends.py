@@ -1,6 +1,6 @@
 """Drift, jump and dependence on a temperature of a series in time, one regressor at a time, with errors that hold correlated noise.
 
-Temperatures change with time, and a jump looks like a slope: with a few hours of data several regressors at once cannot be told apart.
+Temperatures change with time, and a jump looks like a slope: with a few hours of data several regressors at once cannot be separated.
 Each is fitted alone, and `adjust_for_number` limits the chance that any of them is called by noise (Holm 1979, Scandinavian Journal
 of Statistics 6, 65).
 
@@ -9,17 +9,17 @@ series is
 
     ``s^2 (W + r^2 min(t, t') / T)``
 
-with the relative variances ``W`` of its readings, and the change ``r`` of the walk over the span ``T``. The scale ``s`` is free. Values
-of ``r`` are hypotheses on a grid, each weighted by its restricted likelihood, that of what remains when constant and regressor are fitted
-(Patterson and Thompson 1971, Biometrika 58, 545), so that results include the uncertainty of the noise itself. Noise with a finite
-correlation time is described by a walk with larger errors than necessary, never with smaller ones.
+with the relative variances ``W`` of its readings, which are equal unless neighbours are averaged, and the change ``r`` of the walk over the
+span ``T``. The scale ``s`` is free. Values of ``r`` are hypotheses on a grid, each weighted by its restricted likelihood, that of what
+remains when constant and regressor are fitted (Patterson and Thompson 1971, Biometrika 58, 545), so that results include the uncertainty of
+the noise itself. Noise with a finite correlation time is described by a walk with larger errors than necessary, never with smaller ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy import linalg, stats
@@ -40,12 +40,9 @@ class Noise:
     ----------
     covariance : ndarray, shape (n, n)
         In units of the squared scale.
-    wanders : bool
-        Whether it has a random walk.
     """
 
     covariance: FloatArray
-    wanders: bool
 
     @cached_property
     def factor(self) -> FloatArray:
@@ -63,7 +60,7 @@ class Noise:
 
 
 def noise_hypotheses(time: FloatArray, variance: FloatArray) -> Iterator[Noise]:
-    """Yield the hypotheses of the noise of a series, white noise alone first.
+    """Yield the hypotheses of the noise of a series: white noise alone, then walks, each twice as large as the one before.
 
     Parameters
     ----------
@@ -73,11 +70,17 @@ def noise_hypotheses(time: FloatArray, variance: FloatArray) -> Iterator[Noise]:
         Variances of the readings; only their ratios matter.
     """
     white = np.diag(variance / variance.mean())
-    yield Noise(white, wanders=False)
+    yield Noise(white)
     since = (time - time[0]) / (time[-1] - time[0])
     walk = np.minimum(since[:, None], since)
     for power in range(_COUNT):
-        yield Noise(white + (_SMALLEST * 2.0**power) ** 2 / len(time) * walk, wanders=True)
+        yield Noise(white + (_SMALLEST * 2.0**power) ** 2 / len(time) * walk)
+
+
+@lru_cache(maxsize=2)
+def _hypotheses_of_bins(time: bytes, count: bytes) -> tuple[Noise, ...]:
+    """Return the hypotheses for bins of some times and numbers of readings, whose factors series and regressors share."""
+    return tuple(noise_hypotheses(np.frombuffer(time), 1.0 / np.frombuffer(count)))
 
 
 def posterior(log_likelihood: FloatArray, *, white: float) -> FloatArray:
@@ -140,6 +143,10 @@ class Bins:
         """Return the number of the first reading in a bin."""
         return int(np.searchsorted(self.of, number))
 
+    def hypotheses(self, time: FloatArray) -> tuple[Noise, ...]:
+        """Return the hypotheses of the noise of the means at times, shape (n,), of single readings."""
+        return _hypotheses_of_bins(self.mean(time).tobytes(), self.count.tobytes())
+
 
 @dataclass(frozen=True)
 class Trends:
@@ -179,7 +186,7 @@ class Jumps:
     p_value: FloatArray
 
 
-def fit_trends(time: FloatArray, series: FloatArray, regressors: FloatArray, variance: FloatArray | None = None) -> Trends:
+def fit_trends(time: FloatArray, series: FloatArray, regressors: FloatArray) -> Trends:
     """Fit each series by a constant and one regressor, for each regressor in turn.
 
     Parameters
@@ -190,8 +197,6 @@ def fit_trends(time: FloatArray, series: FloatArray, regressors: FloatArray, var
         Readings, finite. Of more than `MOST`, neighbours are averaged.
     regressors : ndarray, shape (n, k)
         For example time, or a temperature; one that does not vary is not determined.
-    variance : ndarray, shape (n,), optional
-        Relative variances of the white noise; by default equal.
 
     Notes
     -----
@@ -214,12 +219,11 @@ def fit_trends(time: FloatArray, series: FloatArray, regressors: FloatArray, var
     if n < FEWEST or time[-1] <= time[0] or not varies.any():
         return Trends(*(np.full((count, m), np.nan) for _ in range(3)))
     bins = Bins.of_length(n)
-    variance = bins.mean(np.ones(n) if variance is None else variance) / bins.count
-    time, series, regressors = bins.mean(time), bins.mean(series), bins.mean(regressors)
-    n = len(time)
+    series, regressors = bins.mean(series), bins.mean(regressors)
+    n = len(series)
     centred = np.where(varies, (regressors - regressors.mean(axis=0)) / np.where(varies, spread, 1.0), np.nan)[:, varies]
     likelihood, slopes, errors = [], [], []
-    for noise in noise_hypotheses(time, variance):
+    for noise in bins.hypotheses(time):
         white = noise.whiten(np.column_stack([np.ones(n), centred, series]))
         constant, rest = white[:, 0], white[:, 1:]
         rest = rest - np.outer(constant, constant @ rest / (constant @ constant))
@@ -251,12 +255,12 @@ def _mixture(
     return mean, np.sqrt(variance), np.minimum(p_value, 1.0)
 
 
-def find_jumps(time: FloatArray, series: FloatArray, variance: FloatArray | None = None) -> Jumps:
+def find_jumps(time: FloatArray, series: FloatArray) -> Jumps:
     """Search each series for its most significant jump, with at least two readings on either side.
 
     Parameters
     ----------
-    time, series, variance
+    time, series
         See `fit_trends`.
 
     Examples
@@ -274,7 +278,7 @@ def find_jumps(time: FloatArray, series: FloatArray, variance: FloatArray | None
     bins = Bins.of_length(n)
     places = np.array([bins.first(number) for number in range(_EDGE, len(bins.count) - _EDGE + 1)])
     after = (np.arange(n)[:, None] >= places).astype(np.float64)
-    found = fit_trends(time, series, after, variance)
+    found = fit_trends(time, series, after)
     best, own = np.argmin(found.p_value, axis=0), np.arange(m)
     p_value = np.minimum(found.p_value[best, own] * len(places), 1.0)
     return Jumps(places[best], found.slope[best, own], found.error[best, own], p_value)
@@ -321,12 +325,12 @@ class Scatter:
     successive_error: FloatArray
 
 
-def measure_scatter(time: FloatArray, series: FloatArray, variance: FloatArray | None = None) -> Scatter:
+def measure_scatter(time: FloatArray, series: FloatArray) -> Scatter:
     """Measure the scatter of each series.
 
     Parameters
     ----------
-    time, series, variance
+    time, series
         See `fit_trends`.
 
     Notes
@@ -339,18 +343,17 @@ def measure_scatter(time: FloatArray, series: FloatArray, variance: FloatArray |
     if n < FEWEST or time[-1] <= time[0]:
         return Scatter(*(np.full(m, np.nan) for _ in range(4)))
     whole = series.std(axis=0, ddof=1)
-    variance, bins = np.ones(n) if variance is None else variance, Bins.of_length(n)
-    binned, means = bins.mean(series), bins.mean(time)
+    bins = Bins.of_length(n)
+    binned, count = bins.mean(series), len(bins.count)
     likelihood, shares = [], []
     # The sizes of walks are those of the mean of the series, and so the same with bins and without.
-    averaged = noise_hypotheses(means, bins.mean(variance) / bins.count)
-    for noise, single in zip(averaged, noise_hypotheses(time, variance), strict=True):
-        white = noise.whiten(np.column_stack([np.ones(len(means)), binned]))
+    for noise, single in zip(bins.hypotheses(time), noise_hypotheses(time, np.ones(n)), strict=True):
+        white = noise.whiten(np.column_stack([np.ones(count), binned]))
         constant, y = white[:, 0], white[:, 1:]
         squares = np.einsum("ij,ij->j", y, y) - (constant @ y) ** 2 / (constant @ constant)
         squares = np.maximum(squares, np.finfo(float).tiny)
         determinant = noise.log_determinant + np.log(constant @ constant)
-        likelihood.append(-determinant / 2 - (len(means) - 1) / 2 * np.log(squares))
+        likelihood.append(-determinant / 2 - (count - 1) / 2 * np.log(squares))
         centred = single.covariance - single.covariance.mean(axis=0)
         centred = centred - centred.mean(axis=1, keepdims=True)
         shares.append(np.sum(centred**2) / np.trace(centred) ** 2)

@@ -99,7 +99,7 @@ def _condor_text(text: str) -> str:
 
 
 def _condor_word(word: str) -> str:
-    """Return an argument in the new syntax of HTCondor, which stands in double quotes."""
+    """Return an argument in the new syntax of HTCondor, inside double quotes."""
     word = _condor_text(word).replace('"', '""')
     return "'" + word.replace("'", "''") + "'" if not word or re.search(r"[\s']", word) else word
 

@@ -141,7 +141,7 @@ def check_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Path
 
 
 @contextlib.contextmanager
-def atomic_output(path: str | Path, *, inputs: Iterable[str | Path] = (), keep_same: bool = False) -> Iterator[Path]:
+def atomic_output(path: str | Path, *, keep_same: bool = False) -> Iterator[Path]:
     """Yield a temporary file beside ``path``; it is renamed on success and removed on failure.
 
     A symbolic link is kept, and its target is replaced. With ``keep_same`` a file that has the same bytes already is left as it is, with
@@ -154,7 +154,7 @@ def atomic_output(path: str | Path, *, inputs: Iterable[str | Path] = (), keep_s
         another kind (a FITS file in place of a table).
     """
     path = Path(path)
-    target = check_output(path, inputs=inputs)
+    target = check_output(path)
     make_folder(target.parent)
     temporary = None
     try:

@@ -25,7 +25,7 @@ FINGERPRINT_META = "permil-fingerprint"
 _PAGE_FINGERPRINT = re.compile(rf'<meta name="{FINGERPRINT_META}" content="([0-9a-f]+)">')
 _HEAD_CHARACTERS = 2000
 _FITS_BLOCK = 2880
-"""Every FITS file consists of blocks of so many bytes."""
+"""Bytes of a block of a FITS file."""
 
 
 def file_signature(path: str | Path) -> list[Any]:

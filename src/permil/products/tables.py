@@ -258,13 +258,11 @@ def numbers(
         raise
 
 
-def texts(table: Table, column: str, *, default: str | None = None, path: PathName = None) -> list[str]:
+def texts(table: Table, column: str, *, path: PathName = None) -> list[str]:
     """Return a column of a table as text without surrounding blanks, one per row, empty where masked.
 
     Parameters
     ----------
-    default
-        Value of all rows if the column is missing. Without a default the column is required.
     path
         File of the table, for messages.
 
@@ -274,9 +272,7 @@ def texts(table: Table, column: str, *, default: str | None = None, path: PathNa
         If the column is missing or has more than one value per row.
     """
     if column not in table.colnames:
-        if default is None:
-            raise _missing_column(table, column, path)
-        return [default] * len(table)
+        raise _missing_column(table, column, path)
     entries = _one_per_row(table, column, path)
     data, masked = np.ma.getdata(entries), mask_of(entries)
     if data.dtype.kind in "US":

@@ -576,12 +576,12 @@ def index_task(run: RunProducts, kinds: Sequence[PageKind]) -> Task:
     )  # fmt: skip
     products = [path(led.led) for led in run.leds for path in (folder.beam, folder.metrics)]
 
-    def write(of_leds: list[IndexSection], print_: str) -> tuple[str, ...]:
+    def write(of_leds: list[IndexSection], fingerprint: str) -> tuple[str, ...]:
         made = [
             IndexSection(**vars(part.make()), anchor=kind.folder, link=kind.link, heading=kind.heading) for kind, part in sections
         ]
         subjects = [*[_FLATS] * bool(of_leds or not made), *(section.link.lower() for section in made)]
-        _write_index(run, subjects, absent, [*of_leds, *made], print_)
+        _write_index(run, subjects, absent, [*of_leds, *made], fingerprint)
         return ()
 
     def work(task: Task) -> Work:
@@ -627,18 +627,18 @@ def make_led_section(request: tuple[LedContext, Sequence[Declaration]]) -> Index
 
 
 def _write_index(
-    run: RunProducts, subjects: Sequence[str], absent: Sequence[str], sections: Sequence[IndexSection], print_: str
+    run: RunProducts, subjects: Sequence[str], absent: Sequence[str], sections: Sequence[IndexSection], fingerprint: str
 ) -> None:
     """Write the index page and the table of results."""
     limits = run.config.report
     measurements = [entry for section in sections for entry in section.measurements]
     summary, judged = summary_table(measurements, limits), verdicts(measurements, limits)
-    summary.meta = {"fingerprint": print_}
+    summary.meta = {"fingerprint": fingerprint}
     write_table(run.folder.summary, summary)
     page = render(
         "index.html",
         __name__,
-        fingerprint=print_,
+        fingerprint=fingerprint,
         title=f"Run {run.folder.root.name}",
         run=run,
         subjects=subjects,

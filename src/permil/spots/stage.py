@@ -149,7 +149,7 @@ def _single(run: Run, step: str, _led: str, detector: str) -> list[Task]:
 STAGE = StageFunctions(run_spots, is_wanted=lambda run: run.has_stars, tasks=_tasks, single=_single)
 
 
-def _reduce(run: Run, exposures: Sequence[LabelledExposure], remarks: Sequence[tuple[str, str]], print_: str) -> list[str]:
+def _reduce(run: Run, exposures: Sequence[LabelledExposure], remarks: Sequence[tuple[str, str]], fingerprint: str) -> list[str]:
     """Write calibrations, residuals, maps and the summary of labelled exposures; return the messages of the stage."""
     options, products, camera = run.config.spots, SpotsFolder(run.folder.root), run.camera
     usable, left_out, found = _usable(exposures)
@@ -161,7 +161,7 @@ def _reduce(run: Run, exposures: Sequence[LabelledExposure], remarks: Sequence[t
         members = [entry for entry in usable if (entry.catalog.detector, entry.catalog.band) == (detector, band)]
         try:
             group = _gather(members, options, camera)
-            found_rows, message = _reduce_group(options, group, products, print_)
+            found_rows, message = _reduce_group(options, group, products, fingerprint)
         except SpotError as error:
             failures.append(error)
             left_out += [(entry.catalog.exposure, detector, str(error)) for entry in members]
@@ -177,7 +177,7 @@ def _reduce(run: Run, exposures: Sequence[LabelledExposure], remarks: Sequence[t
     _write_list(products.left_out, left_out, ("exposure", "detector", "reason"))
     if left_out:
         messages.append(f"{len(left_out)} exposures left out, see {products.left_out.name}")
-    write_table(products.summary, summary_table(rows, fingerprint=print_))
+    write_table(products.summary, summary_table(rows, fingerprint=fingerprint))
     return messages
 
 
@@ -244,12 +244,14 @@ def _calibrate(group: _Group, options: SpotsConfig) -> tuple[SpotCalibration, Re
     return calibration, repeatability(calibration.residuals, calibration.exposures, spots=measurements.spots)
 
 
-def _reduce_group(options: SpotsConfig, group: _Group, products: SpotsFolder, print_: str) -> tuple[list[dict[str, Any]], str]:
+def _reduce_group(
+    options: SpotsConfig, group: _Group, products: SpotsFolder, fingerprint: str
+) -> tuple[list[dict[str, Any]], str]:
     """Calibrate the exposures of one detector and band, or apply a calibration to them; return rows of the summary and a sentence."""
     detector, measurements = group.detector, group.measurements
     check_cell(options.cell_px, detector)
     cards: dict[str, Any] = {
-        FINGERPRINT_CARD: (print_, "what this was made from"),
+        FINGERPRINT_CARD: (fingerprint, "what this was made from"),
         "DETECTOR": (detector.name, "detector"),
         "BAND": (measurements.band or None, "filter or LED"),
     }

@@ -306,8 +306,8 @@ def index_address(config: Config, folder: RunFolder, page: Path) -> str:
 
 def _write_page(page: tuple[Page, str]) -> None:
     """Make a page with its fingerprint and write it."""
-    declared, print_ = page
-    write_html(declared.path, declared.make(print_))
+    declared, fingerprint = page
+    write_html(declared.path, declared.make(fingerprint))
 
 
 def write_html(path: Path, html: str) -> None:

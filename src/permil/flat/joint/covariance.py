@@ -374,20 +374,7 @@ class FlatCovariance:
             columns of sums without any weight.
         """
         factor = self.solution.factor
-        size = factor.size
-
-        def apply(vector: FloatArray) -> FloatArray:
-            return factor.whiten(linalg.blas.dsymv(1.0, self._gram.T, factor.unwhiten(vector), lower=1))
-
-        start = np.random.default_rng(0).standard_normal(size)
-        operator = LinearOperator((size, size), matvec=apply, dtype=np.float64)
-        strength, directions = eigsh(operator, k=min(count, size - 1), v0=start, tol=_MODE_TOLERANCE)
-        order = np.argsort(strength)[::-1]
-        further = self._directions_of_planes(directions)
-        seen = np.column_stack([further[:, :0], *(apply(column) for column in further.T)])
-        further = further @ np.linalg.eigh(further.T @ seen)[1][:, ::-1]
-        directions = np.hstack([directions[:, order], further])
-        unknowns = factor.unwhiten(directions)
+        unknowns = factor.unwhiten(self._directions_of_modes(count))
         with_mean = factor.solve(self._mean)
         of_mean = float(self._mean @ with_mean)
         patterns, independent, remainder, shared, common = {}, {}, {}, {}, 0.0
@@ -418,6 +405,23 @@ class FlatCovariance:
             independent[detector.name], remainder[detector.name] = variance, beyond
         variance_of = sum(np.square(pattern).sum(axis=1) for pattern in patterns.values()) / self._pixels
         return CorrelatedModes(patterns, independent, remainder, variance_of, common / self._pixels), shared
+
+    def _directions_of_modes(self, count: int) -> FloatArray:
+        """Return the whitened unknowns of the largest modes, and of further ones for levels and gradients, shape (size, modes)."""
+        factor = self.solution.factor
+        size = factor.size
+
+        def apply(vector: FloatArray) -> FloatArray:
+            return factor.whiten(linalg.blas.dsymv(1.0, self._gram.T, factor.unwhiten(vector), lower=1))
+
+        start = np.random.default_rng(0).standard_normal(size)
+        operator = LinearOperator((size, size), matvec=apply, dtype=np.float64)
+        strength, directions = eigsh(operator, k=min(count, size - 1), v0=start, tol=_MODE_TOLERANCE)
+        order = np.argsort(strength)[::-1]
+        further = self._directions_of_planes(directions)
+        seen = np.column_stack([further[:, :0], *(apply(column) for column in further.T)])
+        further = further @ np.linalg.eigh(further.T @ seen)[1][:, ::-1]
+        return np.hstack([directions[:, order], further])
 
     def _shared(
         self, weights: FloatArray, pieces: Sequence[Tile], columns: IntArray, known: FloatArray, with_mean: FloatArray

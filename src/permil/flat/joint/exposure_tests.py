@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from permil._kernels.joint import slopes_along
-from permil.arrays import BoolArray, FloatArray
+from permil.arrays import FloatArray
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import DetectorFit, fit_detector
@@ -66,21 +66,21 @@ class ExposureTests:
         return np.sqrt(np.sum((deviation / np.hypot(spread, self.shift_err)) ** 2, axis=1))
 
     @property
-    def misfit(self) -> FloatArray:
-        """The larger of the deviations of shape and position; 0 without signals or where the excess is too small to matter."""
-        return np.nan_to_num(np.maximum(np.where(self._is_large, self.excess, 0.0), self.moved))
-
-    @property
-    def _is_large(self) -> BoolArray:
-        """Whether the chi-square of an exposure exceeds the usual one by what matters."""
+    def shape(self) -> FloatArray:
+        """Deviation of the shape of the light, in robust standard deviations; 0 where it is too small to matter."""
         known = np.isfinite(self.chi_square)
         usual = float(np.median(self.chi_square[known])) if known.any() else np.inf
-        return self.chi_square > (1 + _SMALLEST_EXCESS) * usual
+        return np.where(self.chi_square > (1 + _SMALLEST_EXCESS) * usual, self.excess, 0.0)
+
+    @property
+    def misfit(self) -> FloatArray:
+        """The larger of the deviations of shape and position; 0 without signals."""
+        return np.nan_to_num(np.maximum(self.shape, self.moved))
 
     def reason(self, exposure: int) -> str:
         """Return what is wrong with an exposure, in words."""
         faults = []
-        if self._is_large[exposure] and self.excess[exposure] > SHAPE_LIMIT:
+        if self.shape[exposure] > SHAPE_LIMIT:
             faults.append(f"light of another shape (chi-square {self.chi_square[exposure]:.3g})")
         if self.moved[exposure] > SHAPE_LIMIT:
             x, y = self.shift[exposure]
@@ -119,7 +119,7 @@ def exposure_tests(
             kept.append((detector, fit, basis))
         else:
             kept.clear()
-        weights = _without_factor(detector, fit, exposure_weights)
+        weights = fit.weights / exposure_weights[detector.exposures, None]
         for number, exposure in enumerate(detector.exposures):
             weighted = basis[number] * weights[number]
             matrix[exposure] += weighted @ basis[number].T
@@ -151,18 +151,16 @@ def exposure_tests(
 
 
 def _photodiode_deviations(vector: FloatArray, correction: FloatArray, prior: Prior) -> FloatArray:
-    model = prior.model
-    result = np.full(len(model.exposures), np.nan)
-    reading = model.exposures.log_photodiode
-    read = np.isfinite(reading)
+    """Return the deviation of each reading from what the others predict, in standard deviations, shape (n,); NaN without reading."""
+    exposures = prior.model.exposures
+    result = np.full(len(exposures), np.nan)
     if prior.has_photodiode.sum() < 3:
         return result
-    deviation = vector[model.scales] + np.nan_to_num(correction) - reading
-    known = prior.has_photodiode
-    exposures = model.exposures
+    read = np.isfinite(exposures.log_photodiode)
+    deviation = vector[prior.model.scales] + np.nan_to_num(correction) - exposures.log_photodiode
     covariance = prior.photodiode.covariance(exposures.time[read], exposures.epoch[read])
     fixed = constants(exposures.regressors[read], int(read.sum()))
-    result[read] = -deviations_from_others(covariance, fixed, deviation[read], known[read])
+    result[read] = -deviations_from_others(covariance, fixed, deviation[read], prior.has_photodiode[read])
     return result
 
 
@@ -177,10 +175,6 @@ def _degrees_of_freedom(weights: FloatArray, factors: FloatArray) -> FloatArray:
         share = np.where(weights > 0, weights / total, 0.0)
     kept = factors[:, None] > 0.5
     return np.where(weights > 0, np.where(kept, np.maximum(1.0 - share, 0.0), 1.0 + np.minimum(share, 1.0)), 0.0)
-
-
-def _without_factor(detector: DetectorSignals, fit: DetectorFit, factors: FloatArray) -> FloatArray:
-    return fit.weights / factors[detector.exposures, None]
 
 
 def _basis(model: JointModel, detector: DetectorSignals, vector: FloatArray) -> FloatArray:

@@ -11,22 +11,24 @@ from scipy.special import logsumexp
 
 from permil.flat.joint.covariance import FlatCovariance
 from permil.flat.joint.photodiode import (
+    PhotodiodeModel,
+    constants,
+    deviations_from_others,
+    drift_correlation,
+    left_out_deviations,
+    stuck_readings,
+)
+from permil.flat.joint.photodiode_fit import (
     _RATIOS,
     KERNELS,
     NO_DRIFT_PRIOR,
     USUAL_AMPLITUDE,
     Contrasts,
-    PhotodiodeModel,
     _amplitude_prior,
     _Components,
     _Search,
-    constants,
-    deviations_from_others,
-    drift_correlation,
     fit_photodiode,
-    left_out_deviations,
     marginal,
-    stuck_readings,
 )
 from permil.flat.joint.solve import solve_joint
 

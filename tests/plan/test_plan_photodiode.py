@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from permil.flat.joint import PhotodiodeModel
-from permil.flat.joint.photodiode import Drift, PhotodiodeFit
+from permil.flat.joint.photodiode import Drift
+from permil.flat.joint.photodiode_fit import PhotodiodeFit
 from permil.plan import photodiode as module
 from permil.plan.photodiode import DriftEstimate, PlannedPhotodiode
 

@@ -11,7 +11,7 @@ from scipy.stats import norm, qmc
 
 from permil.arrays import FloatArray, IntArray
 from permil.flat.joint import DetectorSignals, PhotodiodeModel
-from permil.flat.joint.photodiode import FEW_READINGS, fit_photodiode
+from permil.flat.joint.photodiode_fit import FEW_READINGS, fit_photodiode
 from permil.flat.joint.prior import UNKNOWN_SCALE
 
 
@@ -102,7 +102,7 @@ class DriftEstimate:
     Harville 1984, Journal of the American Statistical Association 79, 853). So the mean square of ``b' - b`` adds to the covariance of
     ``b``. It is
     averaged over simulated readings, whose covariance is estimated as in the joint solution
-    (`permil.flat.joint.photodiode.fit_photodiode`).
+    (`permil.flat.joint.photodiode_fit.fit_photodiode`).
     """
 
     draws: int = 16

@@ -24,15 +24,8 @@ from permil.flat.joint.grouped import GroupedMatrix
 from permil.flat.joint.knots import best_stiffness
 from permil.flat.joint.model import JointModel, Start
 from permil.flat.joint.normal import NormalEquations, normal_equations
-from permil.flat.joint.photodiode import (
-    FEW_READINGS,
-    MANY_READINGS,
-    READING_LIMIT,
-    PhotodiodeModel,
-    fit_photodiode,
-    marginal,
-    stuck_readings,
-)
+from permil.flat.joint.photodiode import READING_LIMIT, PhotodiodeModel, stuck_readings
+from permil.flat.joint.photodiode_fit import FEW_READINGS, MANY_READINGS, fit_photodiode, marginal
 from permil.flat.joint.prior import Prior, common_deviation, roughness_of
 from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.weather import Weather, WeatherFrame, fit_weather

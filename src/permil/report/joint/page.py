@@ -17,7 +17,7 @@ from permil.camera import shared_camera
 from permil.config import Config
 from permil.flat.joint.budget import NOISIER
 from permil.flat.joint.file import is_converged
-from permil.flat.joint.photodiode import NO_DRIFT_PRIOR
+from permil.flat.joint.photodiode_fit import NO_DRIFT_PRIOR
 from permil.flat.joint.residuals import DetectorResiduals, JointResiduals
 from permil.products import RunFolder
 from permil.report.detector.page import detector_path

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from permil.arrays import FloatArray, plain_array, plain_flags, unit_of
 from permil.camera import Detector, frames, load_camera
@@ -147,12 +147,7 @@ def flat_difference(
     unit = unit_of(first)
     square = None if unit is None else unit**2
     one, other = plain_array(first, name="first"), plain_array(second, name="second", unit=unit)
-    if one.shape != other.shape:
-        raise FlatError(
-            f"flats of different shapes ({one.shape} and {other.shape}) cannot be compared",
-            remedy="give two flats of one detector of one camera",
-            value=(one.shape, other.shape),
-        )
+    _require_one_shape(one, other)
     noises = [
         plain_array(values, name=name, unit=square, shape=one.shape)
         for name, values in (("first_variance", first_variance), ("second_variance", second_variance))
@@ -251,11 +246,7 @@ def difference_of_products(
     FlatError
         If the shapes differ or nothing is good in both.
     """
-    if first.image.shape != second.image.shape:
-        raise FlatError(
-            f"flats of different shapes ({first.image.shape} and {second.image.shape}) cannot be compared",
-            remedy="give two flats of one detector of one camera",
-        )
+    _require_one_shape(first.image, second.image)
     return flat_difference(
         first.image,
         first.variance,
@@ -265,6 +256,15 @@ def difference_of_products(
         detector=detector,
         super_pixel_mm=super_pixel_mm,
     )
+
+
+def _require_one_shape(first: NDArray[Any], second: NDArray[Any]) -> None:
+    if first.shape != second.shape:
+        raise FlatError(
+            f"flats of different shapes ({first.shape} and {second.shape}) cannot be compared",
+            remedy="give two flats of one detector of one camera",
+            value=(first.shape, second.shape),
+        )
 
 
 def describe_difference(difference: FlatDifference) -> list[str]:

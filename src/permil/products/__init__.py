@@ -17,7 +17,7 @@ from permil.products.fits import (
 )
 from permil.products.folder import RunFolder
 from permil.products.images import known_variance, read_any_image
-from permil.products.masks import NOT_GOOD, UNUSABLE, MaskPlane, add_mask_cards, is_good, is_usable, planes_of
+from permil.products.masks import UNUSABLE, MaskPlane, is_good, is_usable, planes_of
 from permil.products.origin import configuration_digest, origin_cards, origin_entries
 from permil.products.sensor_identity import SERIAL_CARD, Sensor, check_sensor, identify_sensor, product_kind, sensor_statements
 from permil.products.tables import read_table, shared_table, write_table
@@ -25,7 +25,6 @@ from permil.products.tables import read_table, shared_table, write_table
 __all__ = [
     "FINGERPRINT_CARD",
     "KIND_CARD",
-    "NOT_GOOD",
     "SERIAL_CARD",
     "UNUSABLE",
     "Description",
@@ -33,7 +32,6 @@ __all__ = [
     "MaskPlane",
     "RunFolder",
     "Sensor",
-    "add_mask_cards",
     "atomic_output",
     "check_output",
     "check_sensor",

@@ -137,6 +137,17 @@ def test_perfectly_related_maps() -> None:
     assert result.corrected.slope.value == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1e-9, 1e-6])
+@pytest.mark.parametrize("seed", range(4))
+def test_errors_of_maps_that_differ_by_rounding(seed: int, size: float) -> None:
+    """The scatter of r between blocks is rounding: its ratio to another error must not scale the errors of the corrected values."""
+    a, noise = np.random.default_rng(seed).standard_normal((2, 20, 20))
+    result = correlate(a, a + size * noise, COLUMN, ROW, a_err=0.2, b_err=0.2, methods=(), resamples=50)
+    for estimate in (result.corrected.r, result.corrected.slope):
+        assert 1.0 < estimate.value < 1.1
+        assert 1e-3 < estimate.error < 1e-2
+
+
 def test_account_for_people(maps: tuple[np.ndarray, np.ndarray]) -> None:
     result = correlate(*maps, COLUMN, ROW, a_err=0.2, resamples=50)
     text = str(result)

@@ -252,8 +252,9 @@ def correct(
         return np.stack([share_a, share_b, r, slope, covariance / variance_a, correlation_of(sums)], axis=-1)
 
     values, errors = jackknife(block_sums(columns, labels), statistic)
-    if np.isfinite(errors[-1]):
-        errors *= max(1.0, r_err / max(errors[-1], 1e-300))
+    # The scatter of r between blocks is that of rounding if the maps are equal, and cannot be compared with another error.
+    if errors[-1] > _ROUNDING:
+        errors *= max(1.0, r_err / errors[-1])
     share_a, share_b, r, slope, plain = (
         Estimate(float(v), float(e)) if np.isfinite(e) else Estimate(np.nan, np.nan, ONE_BLOCK)
         for v, e in zip(values[:-1], errors[:-1], strict=True)

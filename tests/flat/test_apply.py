@@ -358,3 +358,76 @@ def test_masks_of_booleans_and_variances_that_are_not_known() -> None:
         _applied(np.full(SHAPE, LEVEL), mask=np.full(SHAPE, 0.5))
     with pytest.raises(InputError, match="variance has the shape"):
         _applied(np.full(SHAPE, LEVEL), np.ones((2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("%", 1e-2), ("percent", 1e-2), ("1e-3", 1e-3), ("adu/adu", 1.0), ("normalized", 1.0)]
+)
+def test_a_flat_in_per_cent_is_converted(bin8: Camera, tmp_path: Path, unit: str, factor: float) -> None:
+    """In a file as in memory: `permil.Flat` of a quantity in per cent is converted, too."""
+    planes = {"IMAGE": FLAT / factor, "VARIANCE": 1e-6 / factor**2}
+    hdus = [fits.PrimaryHDU()]
+    for name, value in planes.items():
+        hdus.append(fits.ImageHDU(np.full(bin8[DETECTOR].shape, value, np.float32), name=name))
+    hdus[0].header["DETECTOR"] = DETECTOR
+    hdus[1].header["BUNIT"] = unit
+    fits.HDUList(hdus).writeto(tmp_path / "flat.fits")
+    image = write(tmp_path / "image.fits", bin8, {"DETECTOR": DETECTOR})
+    said = Flat.read(tmp_path / "flat.fits").apply_to_file(image, tmp_path / "out.fits")
+    assert (f"flat: converted from {unit}" in said) == (factor != 1.0)
+    out = read_image(tmp_path / "out.fits")
+    np.testing.assert_allclose(out.image, LEVEL / FLAT, rtol=1e-6)
+    np.testing.assert_allclose(out.variance, LEVEL**2 * 1e-6 / FLAT**4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", ["mag", "mag(adu)", "dex(electron)", "dB"])
+def test_an_image_in_magnitudes_is_refused(flat: Path, bin8: Camera, tmp_path: Path, unit: str) -> None:
+    image = write(tmp_path / "image.fits", bin8, {"DETECTOR": DETECTOR}, of_image={"BUNIT": unit})
+    with pytest.raises(InputError, match=r"image\.fits: the image is given in .*, a logarithmic unit; convert"):
+        Flat.read(flat).apply_to_file(image, tmp_path / "out.fits")
+    assert not (tmp_path / "out.fits").exists()
+
+
+@pytest.mark.parametrize("cards", [{"FLATFILE": "R22_S11.fits"}, {"FLATCOR": "done"}, {"LSST ISR FLAT APPLIED": True}], ids=str)
+def test_an_image_that_was_divided_before_is_said(flat: Path, bin8: Camera, tmp_path: Path, cards: Cards) -> None:
+    image = write(tmp_path / "image.fits", bin8, {"DETECTOR": DETECTOR, **cards})
+    said = Flat.read(flat).apply_to_file(image, tmp_path / "out.fits")
+    assert f"the image was divided by a flat before (card {next(iter(cards))})" in said
+
+
+def test_the_result_is_an_image_that_was_divided_before(flat: Path, bin8: Camera, tmp_path: Path) -> None:
+    image = write(tmp_path / "image.fits", bin8, {"DETECTOR": DETECTOR, "LSST ISR FLAT APPLIED": False})
+    assert "divided by a flat before" not in Flat.read(flat).apply_to_file(image, tmp_path / "out.fits")
+    assert "divided by a flat before" in Flat.read(flat).apply_to_file(tmp_path / "out.fits", tmp_path / "twice.fits")
+
+
+@pytest.mark.parametrize(("level", "is_said"), [(30000.0, True), (80.0, True), (0.1, True), (0.8, False), (1.4, False)])
+def test_a_flat_that_is_not_normalised_is_said(bin8: Camera, tmp_path: Path, level: float, is_said: bool) -> None:
+    write(tmp_path / "flat.fits", bin8, {"DETECTOR": DETECTOR})
+    with fits.open(tmp_path / "flat.fits", mode="update") as hdus:
+        hdus["IMAGE"].data[:] = level
+    image = write(tmp_path / "image.fits", bin8, {"DETECTOR": DETECTOR})
+    said = Flat.read(tmp_path / "flat.fits").apply_to_file(image, tmp_path / "out.fits")
+    assert (f"the flat is not normalised: its median is {level:g}" in said) == is_said
+
+
+@pytest.mark.parametrize(
+    ("broken", "value", "message"),
+    [
+        ("flat", -1.0, r"flat\.fits: no pixel of the flat is positive"),
+        ("flat", 0.0, r"flat\.fits: no pixel of the flat is positive"),
+        ("flat", np.nan, r"flat\.fits: no pixel of the flat is positive"),
+        ("image", np.nan, r"image\.fits: no pixel of the image is finite"),
+        ("image", np.inf, r"image\.fits: no pixel of the image is finite"),
+    ],
+)
+def test_a_division_without_a_single_pixel_is_refused(
+    bin8: Camera, tmp_path: Path, broken: str, value: float, message: str
+) -> None:
+    for name in ("flat", "image"):
+        path = write(tmp_path / f"{name}.fits", bin8, {"DETECTOR": DETECTOR})
+        with fits.open(path, mode="update") as hdus:
+            hdus["IMAGE"].data[:] = value if name == broken else 1.0
+    with pytest.raises(FlatError, match=message):
+        Flat.read(tmp_path / "flat.fits").apply_to_file(tmp_path / "image.fits", tmp_path / "out.fits")
+    assert not (tmp_path / "out.fits").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from astropy import units as u
 from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import Float32Array, Int32Array, parse_unit, plain_image, require_linear, unit_of
+from permil.arrays import Float32Array, Int32Array, median, parse_unit, plain_image, require_linear, unit_factor, unit_of
 from permil.camera import load_camera
 from permil.errors import FlatError, InputError
 from permil.products import (
@@ -37,6 +38,11 @@ _DOUBTFUL = {
     "nothing": "the image does not name its detector: only its shape says that it is that of the flat",
     "part": "the image names only raft bay or slot of its detector",
 }
+
+# Cards of a program that has divided the image by a flat: permil, IRAF and ccdproc, the LSST stack.
+_DIVIDED_CARDS = ("FLATFILE", "FLATCOR", "LSST ISR FLAT APPLIED")
+# A flat whose median lies outside is not normalised.
+_NORMALISED = (0.5, 2.0)
 
 _FILTER_CARDS = ("FILTER", "PHYSFILT", "LSST BUTLER DATAID PHYSICAL_FILTER", "BAND", "LSST BUTLER DATAID BAND")
 
@@ -135,14 +141,17 @@ def apply_to_file(
     ------
     InputError
         If a file cannot be read.
+        An image in magnitudes is refused, too.
     FlatError
-        If image and flat do not belong together.
+        If image and flat do not belong together, or have no usable pixel in common.
     OutputError
         If the result cannot be written.
     """
     check_output(out, inputs=[image_path, *([flat_path] if flat_path else [])])
     image = read_any_image(image_path, sensor=sensor, shape=flat.image.shape, planes=flat.planes)
     known_by = "nothing" if sensor is None else require_sensor(sensor, image, image_path, what="the image")
+    unit = str(card_of(image.image_header, "BUNIT") or card_of(image.header, "BUNIT") or "")
+    _require_signal(unit, image_path)
     variance, remarks = known_variance(image.variance, image.mask)
     try:
         corrected, error, mask = apply_flat(
@@ -151,6 +160,7 @@ def apply_to_file(
     except FlatError as problem:
         problem.path = str(image_path)
         raise
+    _require_data(corrected, flat, image_path, flat_path)
     sources = [name for name, plane in (("image", variance), ("flat", flat.variance)) if np.any(plane > 0)]
     contents = " and ".join(sources) if len(sources) != 1 else f"{sources[0]} only"
     light, light_of_flat = light_of(image), light_of(flat)
@@ -169,7 +179,6 @@ def apply_to_file(
     header.update({name: entry for name, entry in cards.items() if entry[0]})
     is_extension = "XTENSION" in image.image_header
     image_cards = kept_cards(image.image_header) if is_extension else wcs_cards(image.header)
-    unit = str(card_of(image.image_header, "BUNIT") or card_of(image.header, "BUNIT") or "")
     if unit:
         image_cards["BUNIT"] = unit
     write_image(out, corrected, mask, error, header=header, image_cards=image_cards, planes=image.planes)
@@ -181,6 +190,7 @@ def apply_to_file(
         notes.append(f"the light of the image is {light}, that of the flat {light_of_flat}")
     if len(sources) < 2:
         notes.append(f"variance: {cards['VARCONT'][0]}")
+    notes += _notes_of_scale(image, flat)
     done = f"wrote {out}: {image_path.name} over {flat_path.name if flat_path else 'a flat'}, {lost} pixels without data"
     notes = list(dict.fromkeys(notes))
     facts = {
@@ -190,10 +200,52 @@ def apply_to_file(
     return Description("\n".join([done, *(f"  {note}" for note in notes)]), facts)
 
 
+def _require_signal(unit: str, path: Path) -> None:
+    """Raise an error if an image is in magnitudes or another logarithmic unit."""
+    try:
+        parsed = parse_unit(unit)
+    except InputError:
+        # A word that is no unit.
+        return
+    try:
+        require_linear(parsed, name="the image")
+    except InputError as error:
+        raise InputError(error.what, path=path, remedy=error.remedy, **error.data) from error
+
+
+def _require_data(corrected: Float32Array, flat: ImageProduct, image_path: Path, flat_path: Path | None) -> None:
+    """Raise an error if no pixel of a divided image has data."""
+    if np.isfinite(corrected).any():
+        return
+    usable = is_usable(flat.mask) & np.isfinite(flat.image) & (flat.image > 0)
+    if usable.any():
+        raise FlatError(
+            "no pixel of the image is finite where the flat can be used", path=image_path, remedy="check its values and its mask"
+        )
+    raise FlatError(
+        "no pixel of the flat is positive and free of its mask", path=flat_path, remedy="check its values and its mask"
+    )
+
+
+def _notes_of_scale(image: ImageProduct, flat: ImageProduct) -> list[str]:
+    """Return notes on an image that was divided before, and on a flat that is not normalised."""
+    notes = []
+    headers = (image.image_header, image.header)
+    divided = next((card for card in _DIVIDED_CARDS if any(card_of(header, card) for header in headers)), "")
+    if divided:
+        notes.append(f"the image was divided by a flat before (card {divided}); now it is divided twice")
+    level = float(median(flat.image[is_usable(flat.mask) & np.isfinite(flat.image)]))
+    if not _NORMALISED[0] <= level <= _NORMALISED[1]:
+        notes.append(f"the flat is not normalised: its median is {level:g}, and the result is smaller by this factor")
+    return notes
+
+
 def read_any_flat(
     path: Path, *, sensor: Sensor | None = None, planes: Mapping[str, int] | None = None
 ) -> tuple[ImageProduct, Sensor | None]:
     """Read a flat of any program and identify its sensor; None where its headers do not name one.
+
+    A flat in per cent or another unit without dimension becomes a ratio.
 
     Parameters
     ----------
@@ -215,6 +267,7 @@ def read_any_flat(
     if kind not in ("", "flat") or (not kind and unit and not _is_relative(unit)):
         what = f"a {kind}" if kind else f"in {unit}"
         raise FlatError(f"this is {what}, not a flat", path=path, remedy="give the flat of the detector", value=kind or unit)
+    flat = _as_ratio(flat, unit)
     return flat, identify_sensor(flat.header, flat.image_header, path=path)
 
 
@@ -260,6 +313,26 @@ def read_flats(paths: Sequence[Path], *, detector: str = "", camera: str = "") -
         flats.append(flat)
     cards = (card_of(flat.header, "CAMERA") for flat in flats)
     return flats, sensor, camera or next((str(name) for name in cards if name is not None), "")
+
+
+def _as_ratio(flat: ImageProduct, unit: str) -> ImageProduct:
+    """Return a flat in a unit such as per cent as a ratio, without the card of the unit."""
+    try:
+        parsed = parse_unit(unit)
+    except InputError:
+        return flat
+    if parsed is None or not parsed.is_equivalent(u.dimensionless_unscaled):
+        return flat
+    factor = unit_factor(parsed, "", name="the flat")
+    if factor == 1.0:
+        return flat
+    headers = {name: getattr(flat, name).copy() for name in ("header", "image_header")}
+    for header in headers.values():
+        header.remove("BUNIT", ignore_missing=True)
+    remark = f"converted from {unit}"
+    return replace(
+        flat, image=flat.image * factor, variance=flat.variance * factor**2, remarks=(*flat.remarks, remark), **headers
+    )
 
 
 def _is_relative(unit: str) -> bool:

@@ -6,6 +6,7 @@ import errno
 import gzip
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,68 @@ def test_name_and_channel_disagree(write_raw: RawWriter, bin8: Camera) -> None:
     path = write_raw(change=lambda hdus: hdus["Segment05"].header.set("CHANNEL", 3))
     with pytest.raises(RawFormatError, match="says channel 3"):
         read_raw(path, bin8)
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("form", [str, float, "{:02d}".format], ids=["text", "real number", "text of two digits"])
+def test_channels_in_other_forms(write_raw: RawWriter, bin8: Camera, form: Callable[[int], Any], named: bool) -> None:
+    def change(hdus: fits.HDUList) -> None:
+        for hdu in hdus[1:17]:
+            hdu.header["CHANNEL"] = form(hdu.header["CHANNEL"])
+            if not named:
+                del hdu.header["EXTNAME"]
+
+    assert_as_written(write_raw(change=change), bin8)
+
+
+def test_name_and_channel_as_text_disagree(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw(change=lambda hdus: hdus["Segment05"].header.set("CHANNEL", "3"))
+    with pytest.raises(RawFormatError, match=r"Segment05, which is channel 11, but says channel 3"):
+        read_raw(path, bin8)
+
+
+BLANK_LAYOUTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "unsigned 16 bits": {"kind": np.uint16},
+    "rows of RICE_1": {"compressed": True},
+    "tiles of RICE_1": {"compressed": True, "tile_shape": (4, 128)},
+    "GZIP_1": {"compressed": True, "compression_type": "GZIP_1"},
+}
+
+
+def _with_blank(path: Path, stored: int, card: bytes = b"BLANK   ") -> Path:
+    """Add a BLANK card to the header of Segment05, in place of its DETSEC card."""
+    content = path.read_bytes()
+    start = content.index(b"'Segment05'")
+    start = content.rindex(b"XTENSION", 0, start)
+    place = content.index(b"DETSEC  =", start)
+    written = card + f"= {stored:20d}".encode().ljust(72)
+    path.write_bytes(content[:place] + written + content[place + 80 :])
+    return path
+
+
+@pytest.mark.parametrize("layout", BLANK_LAYOUTS)
+@pytest.mark.parametrize("way", ["segment", "rows", "mapped rows"])
+def test_undefined_pixels_are_refused(write_raw: RawWriter, bin8: Camera, layout: str, way: str) -> None:
+    """Only a file that has such pixels is refused, not one with the card alone."""
+    pixels = segment_pixels(bin8["R22_S11"].amplifier("C05"), 1)
+    shift = 32768 if layout == "unsigned 16 bits" else 0
+    values, counts = np.unique(pixels, return_counts=True)
+    ways = {
+        "segment": lambda opened: opened.segment("C05"),
+        "rows": lambda opened: opened.rows("C05"),
+        "mapped rows": lambda opened: opened.mapped_rows(),
+    }
+    path = _with_blank(write_raw(**BLANK_LAYOUTS[layout]), int(values[0]) - 1 - shift)
+    with RawFile(path, bin8, checksums="off") as opened:
+        ways[way](opened)
+        np.testing.assert_array_equal(opened.segment("C05"), pixels)
+    _with_blank(write_raw(path="blank.fits", **BLANK_LAYOUTS[layout]), int(values[3]) - shift)
+    with (
+        RawFile(path.with_name("blank.fits"), bin8, checksums="off") as opened,
+        pytest.raises(RawFormatError, match=rf"HDU \d+ \(Segment05\) has {counts[3]} pixels without a value \(BLANK "),
+    ):
+        ways[way](opened)
 
 
 def test_wrong_size_names_the_right_camera(write_raw: RawWriter, bin8: Camera, lsstcam: Camera) -> None:

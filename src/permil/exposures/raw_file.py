@@ -133,7 +133,8 @@ class RawFile(RawHeaders):
     Raises
     ------
     RawFormatError
-        If the file is damaged or cut short, a segment is missing or duplicated, or sizes differ from those of the camera.
+        If the file is damaged or cut short, a segment is missing or duplicated, has undefined pixels (BLANK), or sizes differ from
+        those of the camera.
     InputError
         If the file cannot be opened or does not identify a detector of this camera.
     """
@@ -149,7 +150,7 @@ class RawFile(RawHeaders):
         self._checksums = checksums
         self._unpacked: IO[bytes] | None = None
         self._stored_rows: dict[str, RowPlaces | None] = {}
-        self._summed: set[int] = set()
+        self._checked: set[int] = set()
         self._lock = threading.Lock()
         self._stream: IO[bytes]
         with fits_stream(self.path) as opened:
@@ -212,12 +213,7 @@ class RawFile(RawHeaders):
         """
         hdu = self._sound(name, is_mapped=True)
         with self._reading(hdu):
-            bits, zero = self._integers(hdu)
-            if hdu.cards.get("ZIMAGE") is True:
-                stored: NDArray[Any] = self._decompressed(hdu, bits, pixels)
-            else:
-                columns, rows = image_size(hdu)
-                stored = self._content(hdu)[: hdu.data_size].view(_big_endian(bits)).reshape(rows, columns)
+            stored, zero = self._stored(hdu, pixels)
             if zero == 0:
                 return np.ascontiguousarray(stored, dtype=np.int32)
             shifted = stored.astype(np.int64) + zero
@@ -229,6 +225,14 @@ class RawFile(RawHeaders):
                     value=zero,
                 )
             return shifted.astype(np.int32)
+
+    def _stored(self, hdu: Hdu, pixels: Int32Array | None = None) -> tuple[NDArray[Any], int]:
+        """Return the integers of a segment as stored, and BZERO."""
+        bits, zero = self._integers(hdu)
+        if hdu.cards.get("ZIMAGE") is True:
+            return self._decompressed(hdu, bits, pixels), zero
+        columns, rows = image_size(hdu)
+        return self._content(hdu)[: hdu.data_size].view(_big_endian(bits)).reshape(rows, columns), zero
 
     def rows(self, name: str) -> RowPlaces:
         """Return the location of the rows of a segment.
@@ -335,17 +339,33 @@ class RawFile(RawHeaders):
         return decode_tiles(hdu, self._content(hdu), bits)
 
     def _sound(self, name: str, *, is_mapped: bool) -> Hdu:
-        """Return the HDU of a segment after checking its checksums on first use.
+        """Return the HDU of a segment after checking its checksums and undefined pixels on first use.
 
         With ``is_mapped`` the check reads the memory-mapped data, which is fastest just before all of them are decoded.
         """
         hdu = self._hdus[name]
-        if self._checksums != "off" and hdu.number not in self._summed and has_sums(hdu.cards):
+        if self._checksums != "off" and hdu.number not in self._checked and has_sums(hdu.cards):
             with self._reading(hdu):
                 in_memory = is_mapped or isinstance(self._stream, io.BytesIO)
                 self._compare_sums(hdu, sum_of_words(self._content(hdu)) if in_memory else self._sum_of_data(hdu))
-        self._summed.add(hdu.number)
+        if hdu.number not in self._checked:
+            with self._reading(hdu):
+                self._require_values(hdu)
+        self._checked.add(hdu.number)
         return hdu
+
+    def _require_values(self, hdu: Hdu) -> None:
+        """Refuse a segment with pixels that have the value of its BLANK card: they are undefined, and no readout writes them."""
+        for card in ("BLANK", "ZBLANK"):
+            blank = hdu.cards.get(card)
+            count = 0 if blank is None else int(np.count_nonzero(self._stored(hdu)[0] == blank))
+            if count:
+                raise RawFormatError(
+                    f"HDU {hdu.number}{_named(hdu)} has {count} pixels without a value ({card} {blank})",
+                    path=self.path,
+                    remedy="give the original file of the readout, or leave it out",
+                    value=count,
+                )
 
     def _sum_of_data(self, hdu: Hdu) -> int:
         """Return the checksum of the data of an HDU, read in pieces; this takes half the time of mapping them."""

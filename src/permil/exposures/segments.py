@@ -26,11 +26,12 @@ def find_segments(hdus: list[Hdu], detector: Detector, path: Path) -> dict[str, 
         if hdu.cards.get("XTENSION") != "IMAGE" and hdu.cards.get("ZIMAGE") is not True:
             continue
         name, channel = str(hdu.cards.get("EXTNAME") or ""), hdu.cards.get("CHANNEL")
-        amplifier = by_name.get(name.lower()) if name else by_channel.get(hdu.cards.integer("CHANNEL", 0))
+        number = hdu.cards.integer("CHANNEL", 0)
+        amplifier = by_name.get(name.lower()) if name else by_channel.get(number)
         if amplifier is None:
             strangers += [name] if name.lower().startswith("segment") else []
             continue
-        if channel is not None and channel != amplifier.channel:
+        if channel is not None and number != amplifier.channel:
             raise RawFormatError(
                 f"HDU {hdu.number} is named {name}, which is channel {amplifier.channel}, but says channel {channel}",
                 path=path,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -264,6 +266,33 @@ def test_light_of_pixels_is_that_of_which_super_pixels_see_the_mean() -> None:
 def rows(**columns: list) -> Table:
     count = len(columns["obsid"])
     return exposures_to_table([Exposure(**{name: column[number] for name, column in columns.items()}) for number in range(count)])
+
+
+@pytest.mark.parametrize("known_days", [True, False])
+@pytest.mark.parametrize("missing", [[], [0], [1, 2], [4], range(5)], ids=str)
+def test_exposures_without_a_time_keep_their_place(missing: Iterable[int], known_days: bool) -> None:
+    """The order of the rows stands for time then: an exposure at the end would belong to another move and drift."""
+    days = ["20191028", "20191028", "20191028", "20191029", "20191029"]
+    numbers = [9, 10, 11, 1, 2]
+    mjd = [58784.10, 58784.11, 58784.12, 58785.01, 58785.02]
+    for exposure in missing:
+        mjd[exposure] = float("nan")
+    table = rows(
+        obsid=[f"MC_C_{day}_{number:06d}" for day, number in zip(days, numbers, strict=True)],
+        day_obs=days if known_days else [""] * 5,
+        seqnum=numbers if known_days else [0] * 5,
+        mjd=mjd,
+        x_mm=[0.0, 0.0, 5.0, 5.0, 5.0],
+        y_mm=[0.0] * 5,
+        position_id=[0, 0, 1, 1, 1],
+        photodiode=[1.0] * 5,
+        led_temp=[20.0] * 5,
+    )
+    unique = unique_exposures(table[[3, 1, 4, 0, 2]])
+    assert list(unique["obsid"]) == list(table["obsid"])
+    exposures = exposure_list(unique, with_photodiode=True)
+    assert list(exposures.move) == [0, 0, 1, 1, 1]
+    assert (np.diff(exposures.time) > 0).all()
 
 
 def test_exposure_list_groups_the_moves_of_the_stage() -> None:

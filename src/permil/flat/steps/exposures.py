@@ -170,9 +170,13 @@ def pointing_groups(
 
 
 def unique_exposures(rows: Table) -> Table:
-    """Return one row for each exposure, in the order of time; its detectors share all that is used of it."""
+    """Return one row for each exposure, in the order of time; its detectors share all that is used of it.
+
+    If an exposure has no time, day and number of the exposures give the order of all.
+    """
     ordered = rows.copy()
-    ordered.sort(["mjd", "day_obs", "seqnum", "obsid"])
+    has_times = np.isfinite(np.asarray(ordered["mjd"], dtype=np.float64)).all()
+    ordered.sort([*(["mjd"] if has_times else []), "day_obs", "seqnum", "obsid"])
     _, first = np.unique(np.asarray(ordered["obsid"], dtype=np.str_), return_index=True)
     return ordered[np.sort(first)]
 

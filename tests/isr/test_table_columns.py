@@ -162,11 +162,65 @@ def test_crosstalk_in_a_unit_that_is_no_fraction(detector, unit):
 
 
 @pytest.mark.parametrize(
-    ("unit", "expected"), [("1e-6 / adu", 5e-8), ("1/kadu", 5e-5), ("ADU-1", 5e-2), ("ppm/ADU", 5e-8), (None, 5e-2)]
+    ("unit", "factor"), [("1e-6 / adu", 1e-6), ("1/kadu", 1e-3), ("ADU-1", 1.0), ("ppm/ADU", 1e-6), (None, 1.0)]
 )
-def test_linearity_in_any_unit(detector, unit, expected):
-    table = amplifiers(detector, a1=Column(np.full(16, 0.05), unit=unit))
-    assert linearity_from_table(table, detector)[0].coefficients[0][2] == pytest.approx(expected, rel=1e-12)
+def test_linearity_in_any_unit(detector, unit, factor):
+    table = amplifiers(detector, a1=Column(np.full(16, 5e-8 / factor), unit=unit))
+    assert linearity_from_table(table, detector)[0].coefficients[0][2] == pytest.approx(5e-8, rel=1e-12)
+
+
+@pytest.mark.parametrize("a1", [0.05, 1e-5, -1e-5, -0.05])
+def test_a_coefficient_in_another_unit_is_refused(detector, a1):
+    """A negative one bends signals below saturation downwards."""
+    values = np.full(16, 1e-7)
+    values[3] = a1
+    with pytest.raises(
+        CalibrationError, match=r"l\.ecsv: the linearity of R22_S11 C13 turns \d+ adu into -?\d+; give a1 in 1/adu"
+    ):
+        linearity_from_table(amplifiers(detector, a1=values), detector, path="l.ecsv")
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.3, 1.6, 1e3])
+def test_knots_in_another_unit_are_refused(detector, factor):
+    rows = [(detector.name, amplifier.name, adu, factor * adu) for amplifier in detector.amplifiers for adu in (1e3, 5e4)]
+    table = Table(rows=rows, names=("detector", "segment", "adu", "corrected_adu"))
+    with pytest.raises(CalibrationError, match=r"the linearity of R22_S11 C10 turns 50000 adu into"):
+        linearity_from_table(table, detector)
+
+
+@pytest.mark.parametrize("name", ["a0", "a2", "A3", "c2", "p_2"])
+def test_coefficients_of_another_polynomial_are_refused(detector, name):
+    table = amplifiers(detector, a1=1e-7, a1_err=1e-9)
+    assert linearity_from_table(table, detector)
+    table[name] = 1e-12
+    with pytest.raises(CalibrationError, match=rf"l\.ecsv: the linearity table has a column '{name}', which would be ignored"):
+        linearity_from_table(table, detector, path="l.ecsv")
+
+
+@pytest.mark.parametrize("kind", ["gain", "linearity"])
+@pytest.mark.parametrize("wrong", [1, 0, "C12"], ids=str)
+def test_two_columns_that_name_different_amplifiers_are_refused(detector, kind, wrong):
+    """Tables of other programs count amplifiers from 0, or along the other half of the sensor."""
+    reader = {"gain": gains_from_table, "linearity": linearity_from_table}[kind]
+    table = amplifiers(detector, amp=[amplifier.number for amplifier in detector.amplifiers], gain=1.0, a1=1e-7)
+    assert reader(table, detector)
+    labels = table["amp"].tolist()
+    labels[4] = wrong
+    table["amp"] = labels if isinstance(wrong, int) else [str(label) for label in labels]
+    with pytest.raises(CalibrationError, match=rf"t\.ecsv: the {kind} table names amplifier .*in column amp.*\(row 5"):
+        reader(table, detector, path="t.ecsv")
+
+
+@pytest.mark.parametrize("column", ["source_detector", "victim_detector"])
+def test_crosstalk_between_detectors_is_refused(detector, column):
+    table = Table(
+        {"detector": [detector.name] * 2, "victim": ["C10", "C11"], "source": ["C11", "C12"], "coefficient": [1e-4] * 2}
+    )
+    table[column] = [detector.name, detector.id]
+    assert crosstalk_from_table(table, detector).max() == 1e-4
+    table[column] = [detector.name, "R22_S12"]
+    with pytest.raises(CalibrationError, match=rf"x\.ecsv: .*R22_S12 in column {column}.*\(row 2"):
+        crosstalk_from_table(table, detector, path="x.ecsv")
 
 
 def test_knots_in_kadu_are_converted_and_in_electrons_refused(detector):
@@ -205,6 +259,25 @@ def test_defects_that_cannot_be_understood(detector, columns, message):
         table[name] = column
     with pytest.raises(CalibrationError, match=message):
         defect_boxes(table, detector)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("x1", "y1"), ("x2", "y2"), ("x_max", "y_max"), ("xmax", "ymax"), ("X_end", "Y_end"), ("radius",), ("length",), ("size",), ("npix",)],
+    ids=str,
+)  # fmt: skip
+def test_sizes_of_defects_given_in_another_way_are_refused(detector, names):
+    """They would be defects of one pixel."""
+    table = Table({"detector": [detector.name], "x": [10], "y": [20]} | {name: [25] for name in names})
+    for width in (None, 3):
+        if width is not None:
+            table["width"] = width
+        with pytest.raises(
+            CalibrationError, match=rf"d\.ecsv: the defect table has a column '{names[0]}', which would be ignored"
+        ):
+            defect_boxes(table, detector, path="d.ecsv")
+    table["height"] = 4
+    assert defect_boxes(table, detector) == [(10, 20, 3, 4)]
 
 
 def test_a_detector_without_defects_has_none_and_one_without_crosstalk_is_an_error(detector):

@@ -13,10 +13,12 @@ from permil.arrays import FloatArray
 from permil.camera import Camera, Detector
 from permil.errors import CalibrationError
 from permil.isr.calibration.tables import DetectorTable
-from permil.products.tables import PathName
+from permil.products.tables import PathName, labels
 
 # Correction terms below this are far below the noise of any stack: they are set to 0, and their segments are not read.
 NEGLIGIBLE = 1e-9
+# Columns that name the detector of a segment in tables of other programs.
+_DETECTORS = ("source_detector", "victim_detector")
 
 
 def crosstalk_from_table(table: Table, detector: Detector, *, path: PathName = None, camera: Camera | None = None) -> FloatArray:
@@ -32,7 +34,8 @@ def crosstalk_from_table(table: Table, detector: Detector, *, path: PathName = N
     Raises
     ------
     CalibrationError
-        If columns or the detector are missing, a segment is unknown, a pair is duplicated, or a coefficient is not below 0.1.
+        If columns or the detector are missing, a segment is unknown or of another detector, a pair is duplicated, or a coefficient is
+        not below 0.1.
     """
     own = DetectorTable(table, detector, what="crosstalk", path=path, camera=camera, needed=("victim", "source", "coefficient"))
     if not len(own):
@@ -42,6 +45,16 @@ def crosstalk_from_table(table: Table, detector: Detector, *, path: PathName = N
             remedy="add its pairs, or set isr.crosstalk to none",
             detector=detector.name,
         )
+    for column in filter(own.has, _DETECTORS):
+        named = labels(own.table, column, path=own.path)
+        for place, row in enumerate(own.rows):
+            if not detector.is_called(named[row]):
+                raise own.error(
+                    f"names {own.entry(column, place)} in column {column}: crosstalk between detectors is not corrected",
+                    place,
+                    remedy="take these rows out",
+                    value=named[row],
+                )
     index = {amplifier.name: place for place, amplifier in enumerate(detector.amplifiers)}
     matrix = np.zeros((len(index), len(index)))
     seen = set()

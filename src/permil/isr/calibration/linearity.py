@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,11 @@ from permil.camera import Camera, Detector
 from permil.errors import CalibrationError
 from permil.isr.calibration.tables import AMPLIFIER_COLUMNS, DetectorTable
 from permil.products.tables import PathName
+
+# No amplifier is further from linear below saturation: the column has another unit, or is no linearity.
+_LARGEST_CHANGE = 0.5
+# Coefficients of polynomials of another form.
+_COEFFICIENT = re.compile(r"[ac]_?\d+|p_?\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,8 @@ def linearity_from_table(
     Raises
     ------
     CalibrationError
-        If columns or an amplifier are missing, knots do not rise, a knot or a1 is given twice, or a unit cannot be converted.
+        If columns or an amplifier are missing, there are further coefficients, knots do not rise, a knot or a1 is given twice, a unit
+        cannot be converted, or a curve changes the signal of saturation by half or more.
     """
     own = DetectorTable(
         table,
@@ -132,6 +139,14 @@ def linearity_from_table(
             f"the linearity table has {problem} the columns adu and corrected_adu",
             path=path,
             remedy=f"give one of the two; its columns are {', '.join(table.colnames)}",
+        )
+    further = [name for name in table.colnames if _COEFFICIENT.fullmatch(name.strip()) and name.strip().lower() != "a1"]
+    if further:
+        raise CalibrationError(
+            f"the linearity table has a column {further[0]!r}, which would be ignored: a1 is the only coefficient",
+            path=path,
+            remedy="give a curve of another form by knots (adu, corrected_adu)",
+            value=further,
         )
     columns = {"adu": "adu", "corrected_adu": "adu"} if by_knots else {"a1": "1/adu"}
     rows: dict[str, list[list[float]]] = {}
@@ -157,10 +172,22 @@ def linearity_from_table(
 
 def _curve(rows: list[list[float]], detector: Detector, amplifier: str, path: PathName) -> LinearityCurve:
     if len(rows[0]) == 1:
-        return LinearityCurve.quadratic(rows[0][0])
-    try:
-        return LinearityCurve.through(*np.array(rows).T)
-    except CalibrationError as error:
+        curve = LinearityCurve.quadratic(rows[0][0])
+    else:
+        try:
+            curve = LinearityCurve.through(*np.array(rows).T)
+        except CalibrationError as error:
+            raise CalibrationError(
+                f"{error.what} ({detector.name} {amplifier})", path=path, remedy=error.remedy, **error.data
+            ) from None
+    nominal = detector.amplifier(amplifier)
+    largest = min(curve.limit, nominal.saturation / nominal.gain)
+    change = float(curve(largest)) / largest - 1.0 if largest > 0 else 0.0
+    if abs(change) >= _LARGEST_CHANGE:
         raise CalibrationError(
-            f"{error.what} ({detector.name} {amplifier})", path=path, remedy=error.remedy, **error.data
-        ) from None
+            f"the linearity of {detector.name} {amplifier} turns {largest:.0f} adu into {largest * (1.0 + change):.0f}",
+            path=path,
+            remedy="give a1 in 1/adu, or adu and corrected_adu in one unit; other units must be declared",
+            value=change,
+        )
+    return curve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from permil.arrays import Float32Array, median
 from permil.camera import Amplifier, Camera, Detector
 from permil.engine import threaded_map
+from permil.errors import CalibrationError
 from permil.isr.calibration.tables import DetectorTable
 from permil.products.masks import MaskPlane
 from permil.products.tables import PathName
@@ -18,6 +20,13 @@ from permil.products.tables import PathName
 Mask = NDArray[np.int16]
 
 _OTHER_NAMES = {"width": ("w", "dx", "nx", "x_size", "xsize"), "height": ("h", "dy", "ny", "y_size", "ysize")}
+
+# Columns by which other programs give the size of a defect.
+_EXTENT = re.compile(
+    r"[xy]_?(?:0|1|2|min|max|first|last|begin|end|start|stop|low|high|lo|hi)"
+    r"|(?:col(?:umn)?|row)_?(?:1|2|min|max|first|last|begin|end|start|stop|low|high)"
+    r"|radius|diameter|length|side|size|box|n_?(?:pix|pixels?|x|y|cols?|columns?|rows?)"
+)
 
 
 def zone_pixels(width_mm: float, pixel_mm: float) -> int:
@@ -58,7 +67,8 @@ def defect_boxes(table: Table, detector: Detector, *, path: PathName = None, cam
     Raises
     ------
     CalibrationError
-        If a column is missing or misspelt, an entry is no whole number of pixels, or a box leaves the detector.
+        If a column is missing or misspelt, a size is given in another way, an entry is no whole number of pixels, or a box leaves the
+        detector.
     """
     own = DetectorTable(
         table,
@@ -70,6 +80,14 @@ def defect_boxes(table: Table, detector: Detector, *, path: PathName = None, cam
         optional=("width", "height"),
         hints=_OTHER_NAMES,
     )
+    extent = [name for name in table.colnames if _EXTENT.fullmatch(name.strip().lower())]
+    if extent and not (own.has("width") and own.has("height")):
+        raise CalibrationError(
+            f"the defect table has a column {extent[0]!r}, which would be ignored: sizes are given by width and height",
+            path=path,
+            remedy="give width and height in pixels, with x and y of the lower left pixel, or remove the column",
+            value=extent,
+        )
     boxes = []
     columns = [own.numbers(name, unit="pixel") if own.has(name) else np.ones(len(own)) for name in ("x", "y", "width", "height")]
     for place, box in enumerate(zip(*columns, strict=True)):

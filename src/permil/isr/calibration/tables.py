@@ -106,22 +106,33 @@ class DetectorTable:
         return values
 
     def amplifiers(self, column: str | None = None) -> list[Amplifier]:
-        """Return the amplifier that each row names, by default in the column ``segment`` or ``amp``.
+        """Return the amplifier that each row names, by default in the columns ``segment`` and ``amp`` (one of them, or both).
 
         Raises
         ------
         CalibrationError
-            If there is no such column, or a row names no amplifier of the detector.
+            If there is no such column, a row names no amplifier of the detector, or its two columns name different ones.
         """
-        if column is None:
-            column = next((name for name in AMPLIFIER_COLUMNS if self.has(name)), None)
-        if column is None:
+        columns = [name for name in AMPLIFIER_COLUMNS if self.has(name)] if column is None else [column]
+        if not columns:
             raise CalibrationError(
                 f"the {self.what} table has neither a column segment nor amp",
                 path=self.path,
                 remedy=f"its columns are {', '.join(self.table.colnames)}",
                 allowed=list(AMPLIFIER_COLUMNS),
             )
+        found, *other = [self._named_amplifiers(name) for name in columns]
+        for place, (first, second) in enumerate(zip(found, *other, strict=True) if other else ()):
+            if first.name != second.name:
+                raise self.error(
+                    f"names amplifier {self.entry(columns[0], place)} in column {columns[0]}, but {self.entry(columns[1], place)} "
+                    f"({second.name}) in column {columns[1]}",
+                    place,
+                    remedy=f"correct it, or remove one of the two columns; in column {columns[1]} a number is the one of eotest",
+                )
+        return found
+
+    def _named_amplifiers(self, column: str) -> list[Amplifier]:
         with self._checked():
             named = labels(self.table, column, path=self.path)
         found = []

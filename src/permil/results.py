@@ -130,21 +130,27 @@ class RunResults:
         return QTable(vstack(tables, metadata_conflicts="silent"))
 
     def table(self, name: str) -> QTable:
-        """Return a table of the run by its name in the folder, such as ``performance``.
+        """Return a table of the run by its name in the folder, such as ``performance``, or its path there (``flat/red/metrics``).
 
         Raises
         ------
         InputError
-            If there is no such table.
+            If there is no such table, or more than one.
         """
-        found = [
-            path for path in sorted(self.folder.root.rglob("*")) if path.stem == name and path.suffix in (".ecsv", ".parquet")
-        ]
+        root = self.folder.root
+        tables = {
+            path.relative_to(root).with_suffix("").as_posix(): path
+            for path in sorted(root.rglob("*"))
+            if path.suffix in (".ecsv", ".parquet")
+        }
+        found = [name] if name in tables else [each for each in tables if each.endswith(f"/{name}")]
         if not found:
+            raise InputError(f"this run has no table {name}", path=root, remedy="see the files in this folder", value=name)
+        if len(found) > 1:
             raise InputError(
-                f"this run has no table {name}", path=self.folder.root, remedy="see the files in this folder", value=name
+                f"this run has {len(found)} tables {name}", path=root, remedy=f"name one of {', '.join(found[:6])}", value=found
             )
-        return QTable(read_table(found[0]))
+        return QTable(read_table(tables[found[0]]))
 
     def flat(self, led: str, detector: Any) -> Flat:
         """Return the flat of one LED and detector.
@@ -152,7 +158,7 @@ class RunResults:
         Parameters
         ----------
         led
-            LED.
+            LED, in any letter case.
         detector
             Name (``R22_S11``), number or serial number.
 
@@ -161,7 +167,7 @@ class RunResults:
         InputError
             If there is none.
         """
-        name = self.camera[detector].name
+        name, led = self.camera[detector].name, self._spelt(led)
         path = self.folder.flat(led, name)
         if not path.is_file():
             there = [file.stem for file in self._flat_files(led)]
@@ -171,13 +177,14 @@ class RunResults:
         return Flat.read(path)
 
     def beam(self, led: str) -> BeamModel:
-        """Return the beam model of an LED.
+        """Return the beam model of an LED, named in any letter case.
 
         Raises
         ------
         InputError
             If there is none.
         """
+        led = self._spelt(led)
         path = self.folder.beam(led)
         if not path.is_file():
             raise InputError(f"there is no beam model of LED {led}", path=path, remedy="run the stage beam: permil beam CONFIG")
@@ -192,6 +199,10 @@ class RunResults:
             If an input is missing for this detector or does not fit it.
         """
         return detector_calibration(self.config, self.camera, self.folder, self.camera[detector].name)
+
+    def _spelt(self, led: str) -> str:
+        """Return the name of an LED as the run spells it."""
+        return {name.lower(): name for name in self.config.exposures.leds}.get(str(led).lower(), led)
 
     def _leds_with_flats(self) -> list[str]:
         return sorted({path.parent.name for path in (self.folder.root / "flat").glob("*/R*.fits")})

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.nddata import CCDData, StdDevUncertainty
+from astropy.table import Table
 
 import permil
+from permil.products import write_table
 
 from .conftest import OPTIONS
 
@@ -51,6 +53,27 @@ def test_tables_by_name(made: Path) -> None:
     assert "stage" in run.table("stages").colnames
     with pytest.raises(permil.PermilError, match="this run has no table nothing"):
         run.table("nothing")
+
+
+def test_a_table_of_several_leds_is_named_by_its_path(made: Path, tmp_path: Path) -> None:
+    """The first one in the order of names would be that of nm960."""
+    shutil.copytree(made / "out", tmp_path / "out")
+    run = permil.open_run(tmp_path / "out")
+    with pytest.raises(permil.PermilError, match=r"has 2 tables metrics; name one of flat/nm960/metrics, flat/red/metrics"):
+        run.table("metrics")
+    found = run.table("flat/red/metrics")
+    np.testing.assert_array_equal(found["median"], Table.read(made / "out" / "flat" / "red" / "metrics.ecsv")["median"])
+    # A table of the whole run needs no path.
+    write_table(tmp_path / "out" / "flat" / "stages.ecsv", found)
+    assert "stage" in run.table("stages").colnames
+
+
+def test_leds_in_any_letter_case(made: Path) -> None:
+    run = permil.open_run(made / "out")
+    assert run.flat("RED", "R22_S11").path == run.flat("red", "R22_S11").path
+    assert run.beam("Red").facts() == run.beam("red").facts()
+    with pytest.raises(permil.PermilError, match="there is no flat of R22_S11, LED blue; LEDs: nm960, red"):
+        run.flat("Blue", "R22_S11")
 
 
 def test_a_stage_that_does_not_exist() -> None:

@@ -220,7 +220,9 @@ def test_a_masked_label_names_its_row(column: str) -> None:
         nodes_from_table(table)
 
 
-@pytest.mark.parametrize("name", ["photodoide", "signal_error", "ref_xmm", "exposures", "detectors"])
+@pytest.mark.parametrize(
+    "name", ["photodoide", "signal_error", "ref_xmm", "exposures", "detectors", "sigma", "PD", "ccobadc", "flux_err"]
+)
 def test_a_misspelt_column_of_nodes_is_not_ignored(name: str) -> None:
     with pytest.raises(InputError, match="did you mean"):
         nodes_from_table(table_of(**{name: 1.0}))

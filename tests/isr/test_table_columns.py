@@ -70,6 +70,16 @@ def test_an_error_column_without_numbers(detector, errors, message):
         gains_from_table(amplifiers(detector, gain=1.0, gain_err=errors), detector, path="gains.ecsv")
 
 
+@pytest.mark.parametrize("name", ["sigma", "gain_std", "Error", "gain_error"])
+def test_an_error_under_another_name_is_not_ignored(detector, name):
+    table = amplifiers(detector, gain=1.0)
+    table[name] = 0.1
+    with pytest.raises(CalibrationError, match=rf"column '{name}', which would be ignored \(did you mean gain_err\?\)"):
+        gains_from_table(table, detector)
+    table["gain_err"] = 0.2
+    np.testing.assert_array_equal(gains_from_table(table, detector).gain_err, 0.2)
+
+
 LABELS = {
     "R22-S11": "R22-S11", "r22_s11": "r22_s11", "number": 94, "digits": "094", "real number": 94.0, "det094": "det094",
     "blanks": " R22_S11 ",

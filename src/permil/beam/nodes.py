@@ -27,6 +27,10 @@ BOX_COLUMNS = ("detector", "amp", "row", "column", "box")
 BUNCH_COLUMNS = ("bunch", *BOX_COLUMNS, *PLACE_COLUMNS)
 """Columns that identify bunches, or locate them."""
 _OPTIONAL_COLUMNS = ("signal_err", "photodiode", "mjd", "exposure", *BUNCH_COLUMNS)
+_OTHER_NAMES = {
+    "signal_err": ("err", "error", "sigma", "std", "uncertainty", "sigma_signal", "signal_sigma", "signal_std", "flux_err"),
+    "photodiode": ("pd", "diode", "photo", "monitor", "ccobadc", "adc", "reading"),
+}
 _ALSO_KNOWN = ("rows", "obsid")
 
 REPEATED = "the same measurement as another row, counted once"
@@ -341,7 +345,9 @@ def nodes_from_table(table: Table, *, amp: str | int | None = None, camera: Came
     BeamError
         If the table has several amplifiers at unknown positions.
     """
-    table = recognise(table, needed=REQUIRED_COLUMNS, optional=(*_OPTIONAL_COLUMNS, *_ALSO_KNOWN), purpose="node table")
+    table = recognise(
+        table, needed=REQUIRED_COLUMNS, optional=(*_OPTIONAL_COLUMNS, *_ALSO_KNOWN), hints=_OTHER_NAMES, purpose="node table"
+    )
     rows = np.arange(len(table))
     if amp is not None:
         rows = rows[_rows_of_amplifier(table, amp)]

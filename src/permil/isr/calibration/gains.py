@@ -26,6 +26,7 @@ EOTEST_NAME = re.compile(r"(R\d\d)[-_]?(S[\dGW]\d?)[-_].*eotest_results\.fits(?:
 EOTEST_FILE = re.compile(r"eotest_results\.fits(?:\.gz)?$", re.IGNORECASE)
 EOTEST_EXTENSION = "AMPLIFIER_RESULTS"
 _UNIT = "electron/adu"
+_OTHER_NAMES = {"gain_err": ("err", "error", "sigma", "std", "uncertainty", "sigma_gain", "gain_sigma", "gain_std")}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,14 @@ def gains_from_table(table: Table, detector: Detector, *, path: PathName = None,
         be converted.
     """
     own = DetectorTable(
-        table, detector, what="gain", path=path, camera=camera, needed=("gain",), optional=("gain_err", *AMPLIFIER_COLUMNS)
+        table,
+        detector,
+        what="gain",
+        path=path,
+        camera=camera,
+        needed=("gain",),
+        optional=("gain_err", *AMPLIFIER_COLUMNS),
+        hints=_OTHER_NAMES,
     )
     found: dict[str, tuple[float, float]] = {}
     if len(own):

@@ -115,6 +115,46 @@ def test_links_are_followed_once(bench: Bench, bin8: Camera, tmp_path: Path) -> 
     assert sorted(Path(entry.path).name for entry in unreadable) == ["nowhere.fits", "self.fits"]
 
 
+@pytest.mark.parametrize("suffix", [".fits.bz2", ".fits.xz", ".FITS.Z", ".fit.zip", ".fits.fz.zst"])
+def test_packed_files_that_are_not_read_are_listed(bench: Bench, bin8: Camera, tmp_path: Path, suffix: str) -> None:
+    first, second, third = bench.ccob("6840D", "red", (0.0, 0.0), REB1)
+    second.rename(second.with_suffix(suffix))
+    index = build_index([tmp_path], bin8)
+    assert index.table["path"].tolist() == sorted([str(first), str(third)])
+    (entry,) = index.unreadable
+    assert entry.path == str(second.with_suffix(suffix))
+    assert "decompress it, or compress it with gzip or fpack" in entry.reason
+    for path in (first, third):
+        path.rename(path.with_suffix(suffix))
+    with pytest.raises(InputError, match=r"none of 3 FITS files can be used.*decompress it"):
+        build_index([tmp_path], bin8)
+
+
+def test_every_suffix_of_fits_is_found(bench: Bench, bin8: Camera, tmp_path: Path) -> None:
+    suffixes = iter([".fts", ".FIT", ".fts.gz"])
+    for path in bench.ccob("6840D", "red", (0.0, 0.0), REB1):
+        path.rename(path.with_suffix(next(suffixes)))
+    assert len(build_index([tmp_path], bin8).table) == 3
+
+
+def test_a_path_that_is_not_utf8_is_listed(bench: Bench, bin8: Camera, tmp_path: Path) -> None:
+    """It cannot be written into an index."""
+    first, second, third = bench.ccob("6840D", "red", (0.0, 0.0), REB1)
+    odd = Path(os.fsdecode(os.fsencode(second.parent) + b"_\xff"))
+    try:
+        odd.mkdir()
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    second.rename(odd / second.name)
+    index = build_index([tmp_path], bin8)
+    assert index.table["path"].tolist() == sorted([str(first), str(third)])
+    (entry,) = index.unreadable
+    assert entry.path.endswith(f"_\\xff/{second.name}")
+    assert entry.reason == "the path is not UTF-8; rename the file or its folder"
+    make_index([tmp_path], bin8, tmp_path / "index.parquet")
+    assert len(read_index(tmp_path / "index.parquet").table) == 2
+
+
 def test_bad_files_are_listed_and_the_rest_goes_on(bench: Bench, bin8: Camera, tmp_path: Path) -> None:
     good = bench.ccob("6840D", "red", (0.0, 0.0), REB1)
     lost = bench.ccob("6840D", "red", (1.0, 0.0), REB1)

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-_FITS_NAME = re.compile(r"\.fits?(?:\.gz|\.fz)?$", re.IGNORECASE)
+_FITS_NAME = re.compile(r"\.(?:fits?|fts)(?:\.gz|\.fz)?$", re.IGNORECASE)
+_PACKED_NAME = re.compile(r"\.(?:fits?|fts)(?:\.fz)?\.(?:bz2|xz|lzma|zst|lz4|z|zip|7z|tar|tgz)$", re.IGNORECASE)
 
 _BEGIN = r"(?:^|.*[^A-Za-z0-9])"
 _END = r"(?:[^A-Za-z0-9].*)?$"
@@ -218,3 +219,8 @@ def run_and_job(path: PurePath) -> tuple[str, str]:
 def is_fits_name(name: str) -> bool:
     """Return whether a file name has a suffix of FITS files."""
     return _FITS_NAME.search(name) is not None
+
+
+def is_packed_name(name: str) -> bool:
+    """Return whether a file name is that of a FITS file in a compression or archive that is not read."""
+    return _PACKED_NAME.search(name) is not None

@@ -30,7 +30,7 @@ from permil.exposures.consistency import (
     require_one_sensor,
 )
 from permil.exposures.exposure import LEDS, Exposure, columns_to_table, exposures_to_table, read_exposure
-from permil.exposures.file_names import is_fits_name
+from permil.exposures.file_names import is_fits_name, is_packed_name
 from permil.exposures.hdu import reading
 from permil.exposures.positions import RunOffset, groups, resolve_positions
 from permil.products import is_product
@@ -55,7 +55,7 @@ def find_files(roots: Iterable[str | Path]) -> tuple[list[Path], list[Unreadable
     files
         Sorted by path.
     unreadable
-        Folders that cannot be opened.
+        Folders that cannot be opened, packed FITS files, and files whose path is not UTF-8.
 
     Raises
     ------
@@ -83,7 +83,11 @@ def find_files(roots: Iterable[str | Path]) -> tuple[list[Path], list[Unreadable
                 continue
             seen.add((status.st_dev, status.st_ino))
             if path.is_file():
-                files.append(path)
+                reason = _reason_against(path)
+                if reason:
+                    unreadable.append(Unreadable(os.fsencode(path).decode("utf-8", "backslashreplace"), reason))
+                else:
+                    files.append(path)
                 continue
             with os.scandir(path) as entries:
                 inside = sorted(entry.path for entry in entries if _is_candidate(entry))
@@ -97,11 +101,23 @@ def find_files(roots: Iterable[str | Path]) -> tuple[list[Path], list[Unreadable
     return sorted(files), unreadable
 
 
+def _reason_against(path: Path) -> str:
+    """Return why a file with this name cannot be read, "" if it can."""
+    if is_packed_name(path.name):
+        return "the file is compressed in a way that is not read; decompress it, or compress it with gzip or fpack"
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        # No table holds such a path.
+        return "the path is not UTF-8; rename the file or its folder"
+    return ""
+
+
 def _is_candidate(entry: os.DirEntry[str]) -> bool:
     # Hidden files are still being written.
     if entry.name.startswith("."):
         return False
-    if is_fits_name(entry.name):
+    if is_fits_name(entry.name) or is_packed_name(entry.name):
         return True
     try:
         return entry.is_dir()
@@ -250,7 +266,7 @@ def build_index(
     kept, moved = leave_out_moved(kept)
     unreadable += [Unreadable(exposure.path, reason) for exposure, reason in (*contradicting, *others, *disagreeing, *moved)]
     if not kept:
-        raise _nothing_usable(len(files), unreadable)
+        raise _nothing_usable(max(len(files), len(unreadable)), unreadable)
     table = exposures_to_table(kept)
     offsets = resolve_positions(table, preference=options.position)
     classify(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -50,6 +52,11 @@ def test_positions_in_the_order_of_time():
         (1.0, 1, ["R22_S11"]),
         (8.0, 2, ["R22_S11", "R22_S12"]),
     ]
+
+
+def test_positions_keep_their_place_without_a_time():
+    rows = [replace(each, mjd=np.nan) if each.obsid == "E1" else each for each in ROWS]
+    assert [position.x_mm for position in positions_taken(index_of(rows))] == [1.0, 8.0]
 
 
 def test_further_pointings_join_those_taken(tmp_path, lsstcam):

@@ -3,7 +3,7 @@
 from permil.exposures.checksums import Checksums
 from permil.exposures.classify import BIAS, OTHER, POINTING, SCAN, SPOT, aimed_detector, classify, position_table
 from permil.exposures.consistency import Duplicate
-from permil.exposures.exposure import LEDS, Exposure, exposures_to_table, read_exposure
+from permil.exposures.exposure import LEDS, Exposure, exposures_to_table, in_time_order, read_exposure
 from permil.exposures.file_names import (
     CcobFolder,
     FileName,
@@ -47,6 +47,7 @@ __all__ = [
     "exposures_to_table",
     "file_name",
     "find_files",
+    "in_time_order",
     "measure_offsets",
     "observation_id",
     "parse_ccob_folder",

@@ -449,6 +449,14 @@ def columns_to_table(columns: Mapping[str, Any]) -> Table:
     )
 
 
+def in_time_order(exposures: Table) -> Table:
+    """Return rows of an index in the order of time; by day and number of the exposures if one of them has no time."""
+    ordered = exposures.copy()
+    has_times = np.isfinite(np.asarray(ordered["mjd"], dtype=np.float64)).all()
+    ordered.sort([*(["mjd"] if has_times else []), "day_obs", "seqnum", "obsid"])
+    return ordered
+
+
 _RAFT = re.compile(r"(C?RTM)[-_ ]?(\d{3})(.*ETU)?", re.IGNORECASE)
 _SHORTEST_SERIAL = 4
 _NO_SERIAL = frozenset({"", "NONE", "UNKNOWN", "TBD", "NAN", "0"})

@@ -13,7 +13,7 @@ from astropy.table import Table
 from permil.camera import Camera, Detector, frames
 from permil.config.plan import PlanConfig, PlanPointings, PlanScan
 from permil.errors import ConfigError, InputError, PositionError
-from permil.exposures import POINTING, SCAN
+from permil.exposures import POINTING, SCAN, in_time_order
 from permil.exposures.index import Index
 from permil.exposures.stage import read_index
 from permil.plan.acquisition import AcquisitionPoint, read_acquisition
@@ -174,7 +174,7 @@ def read_at_location(camera: Camera, locations: str) -> frozenset[str]:
         found = {
             detector.name
             for detector in science
-            if detector.raft == raft and board.lower() in ("", detector.reb.lower(), detector.slot.lower())
+            if detector.raft == raft.upper() and board.lower() in ("", detector.reb.lower(), detector.slot.lower())
         }
         if not found:
             raise PositionError(
@@ -223,7 +223,7 @@ def positions_taken(index: Index, led: str = "") -> list[PlannedPosition]:
         raise InputError(
             f"the index has no scan or pointing{f' of LED {led}' if led else ''} with a position", remedy=listed, allowed=present
         )
-    rows.sort("mjd")
+    rows = in_time_order(rows)
     numbers = np.asarray(rows["position_id"])
     _, first = np.unique(numbers, return_index=True)
     return [_position(rows[numbers == number]) for number in numbers[np.sort(first)]]

@@ -18,7 +18,7 @@ from permil.camera import Camera, Detector
 from permil.camera.frames import detector_to_ccs, projector_relative
 from permil.config import Config
 from permil.errors import FlatError, InputError, PermilError, PhotodiodeError
-from permil.exposures import SCAN
+from permil.exposures import SCAN, in_time_order
 from permil.flat.combine import Pointing
 from permil.flat.joint.data import ExposureList, epochs_between_pauses
 from permil.isr import LeftOut
@@ -170,13 +170,8 @@ def pointing_groups(
 
 
 def unique_exposures(rows: Table) -> Table:
-    """Return one row for each exposure, in the order of time; its detectors share all that is used of it.
-
-    If an exposure has no time, day and number of the exposures give the order of all.
-    """
-    ordered = rows.copy()
-    has_times = np.isfinite(np.asarray(ordered["mjd"], dtype=np.float64)).all()
-    ordered.sort([*(["mjd"] if has_times else []), "day_obs", "seqnum", "obsid"])
+    """Return one row for each exposure, in the order of time; its detectors share all that is used of it."""
+    ordered = in_time_order(rows)
     _, first = np.unique(np.asarray(ordered["obsid"], dtype=np.str_), return_index=True)
     return ordered[np.sort(first)]
 

@@ -143,6 +143,21 @@ def test_a_change_of_focus_is_an_offset_of_the_exposure():
     assert np.nanstd(calibration.residuals.xx) == pytest.approx(0.01, rel=0.05)
 
 
+@pytest.mark.parametrize("step", [-3.0, 0.6, 4.0])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_exposures_out_of_focus_are_an_offset_and_not_outliers(count, step):
+    """By more than the values of one spot scatter: all of an exposure were rejected, and all moments were NaN."""
+    campaign = draw_campaign(np.random.default_rng(8), exposures=12)
+    change = np.where(np.arange(12) < count, step, 0.0)
+    catalogs = [replace(catalog, xx=catalog.xx + each) for catalog, each in zip(campaign.catalogs, change, strict=True)]
+    calibration = calibrate(gather(catalogs, columns=15, rows=15), method="mean")
+    offsets = calibration.exposures.offsets["xx"]
+    np.testing.assert_allclose(offsets, change - change.mean(), atol=5 * 0.01 / np.sqrt(200))
+    in_focus = calibrate(gather(campaign.catalogs, columns=15, rows=15), method="mean").spots.moments["xx"]
+    np.testing.assert_allclose(calibration.spots.moments["xx"] - change.mean(), in_focus, atol=0.02)
+    assert np.nanstd(calibration.residuals.xx) == pytest.approx(0.01, rel=0.1)
+
+
 def test_applied_to_other_exposures():
     campaign = draw_campaign(np.random.default_rng(9), exposures=120)
     first = gather(campaign.catalogs[:100], columns=15, rows=15)

@@ -45,12 +45,14 @@ def two_way_means(values: FloatArray, measurements: Measurements) -> TwoWayMeans
     """Solve alternately for spots and offsets of the values of all measurements, with `permil.spots.flux_model.robust_weight`."""
     good, spots, exposures = measurements.good & np.isfinite(values), measurements.spots, measurements.exposures
     value, of_spot, of_exposure = values[good], measurements.spot[good], measurements.exposure[good]
-    offset = np.zeros(exposures)
     if len(value) == 0:
         nothing = np.full(spots, np.nan)
         none = np.full(exposures, np.nan)
         return TwoWayMeans(nothing, nothing, none, none)
     middle = grouped_median(value, of_spot, spots)
+    # From an offset of 0, all values of an exposure out of focus would be rejected as outliers.
+    offset = grouped_median(value - middle[of_spot], of_exposure, exposures)
+    middle = grouped_median(value - offset[of_exposure], of_spot, spots)
     for _ in range(_MEAN_TURNS):
         sigma = _scatter(value - middle[of_spot] - offset[of_exposure], of_spot, spots)
         weight = robust_weight((value - middle[of_spot] - offset[of_exposure]) / sigma[of_spot])

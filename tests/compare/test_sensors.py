@@ -8,6 +8,7 @@ from functools import cache
 import mixtures
 import numpy as np
 import pytest
+from astropy.table import Table
 from hypothesis import given
 from hypothesis import strategies as st
 from raw_stars import TRUTH, draw_campaigns
@@ -19,7 +20,10 @@ from permil.compare.hypotheses.predict import predict_bands
 from permil.compare.hypotheses.results import KINDS, TOTAL
 from permil.compare.sensors.combine import combine, difference, find_discoveries
 from permil.compare.sensors.origins import MASK, RAW, SUM, SUM_WITHIN, find_origins, sensor_levels
-from permil.errors import CompareError
+from permil.compare.sensors.stage import require_distinct
+from permil.errors import CompareError, InputError
+from permil.products import write_table
+from permil.products.folder import CompareFolder
 
 NAMES = np.array([f"S{number:02d}" for number in range(40)])
 
@@ -113,6 +117,20 @@ def test_a_sensor_in_several_bands_counts_once():
     assert (found.value, found.error) == (pytest.approx(once.value), pytest.approx(once.error))
     assert found.between_bands == 0
     assert np.isnan(once.between_bands)
+
+
+@pytest.mark.parametrize("how", ["itself", "by a link", "as a copy"])
+def test_a_run_is_not_combined_twice(tmp_path, how):
+    """Its stars would count as further ones, and errors shrink."""
+    for name, r in (("first", 0.1), ("second", 0.2), ("copy", 0.1)):
+        row = {"detector": ["R22_S11"], "band": ["red"], "quantity": ["flux"], "region": ["whole"], "scale": ["single"]}
+        write_table(CompareFolder(tmp_path / name).correlations, Table(row | {"r": [r], "r_err": [0.1], "p_value": [0.5]}))
+    (tmp_path / "link").symlink_to(tmp_path / "first")
+    again = tmp_path / {"itself": "first", "by a link": "link", "as a copy": "copy"}[how]
+    runs = [tmp_path / "first", tmp_path / "second"]
+    require_distinct(runs)
+    with pytest.raises(InputError, match=r"are those of the run .*first; list each run once in compare\.with_runs"):
+        require_distinct([*runs, again])
 
 
 def test_one_sensor_has_its_own_error_and_no_heterogeneity():

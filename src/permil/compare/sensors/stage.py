@@ -69,6 +69,7 @@ def _tables_of(products: CompareFolder) -> tuple[Path, ...]:
 def _write_tables(
     products: CompareFolder, sources: Sequence[tuple[Path, Path]], camera: Camera, *, seed: int, fingerprint: str
 ) -> None:
+    require_distinct([root for root, _ in sources])
     results, stars = [], []
     names = _run_names([root for root, _ in sources])
     for name, (root, spots) in zip(names, sources, strict=True):
@@ -89,6 +90,29 @@ def _write_tables(
         table = _table(rows)
         table.meta = {"fingerprint": fingerprint}
         write_table(path, table)
+
+
+def require_distinct(roots: Sequence[Path]) -> None:
+    """Check that no run is combined twice, also as a copy or by a link: its stars would count as further ones.
+
+    Raises
+    ------
+    InputError
+        If two runs have the same comparisons.
+    """
+    found: dict[bytes, Path] = {}
+    for root in roots:
+        path = CompareFolder(root).correlations
+        if not path.is_file():
+            continue
+        other = found.setdefault(path.read_bytes(), root)
+        if other is not root:
+            raise InputError(
+                f"these comparisons of stars and flats are those of the run {other}",
+                path=path,
+                remedy="list each run once in compare.with_runs, and not this run itself",
+                other=str(other),
+            )
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -125,7 +149,9 @@ def read_results(root: Path, name: str, camera: Camera) -> list[SensorResults]:
         If a table is missing or damaged, or a detector is not of this camera.
     """
     products = CompareFolder(root)
-    correlations = read_table(products.correlations, columns=("detector", "band", "quantity", "region", "scale", "r", "p_value"))
+    correlations = read_table(
+        products.correlations, columns=("detector", "band", "quantity", "region", "scale", "r", "r_err", "p_value")
+    )
     hypotheses = read_table(products.hypotheses) if products.hypotheses.is_file() else Table()
     groups = dict.fromkeys((str(row["detector"]), str(row["band"])) for row in correlations)
     results = []

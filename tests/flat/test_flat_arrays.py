@@ -7,11 +7,12 @@ import pytest
 from astropy import units as u
 from astropy.utils.masked import Masked
 
-from permil.errors import PermilError
+from permil.errors import FlatError, PermilError
 from permil.flat.apply import apply_flat
 from permil.flat.boundaries import amplifier_factors, fit_boundary_steps
 from permil.flat.composite import response_histogram
 from permil.flat.difference import flat_difference
+from permil.flat.flat import Flat
 from permil.flat.shared_errors import fit_plane
 from permil.flat.superpixel import super_pixels
 from permil.isr import photodiode_scale, select_by_photodiode
@@ -123,3 +124,37 @@ def test_masked_readings_of_the_photodiode_are_left_out() -> None:
     assert selection.used.tolist() == [True, False, True]
     assert selection.left_out[0].reason == "photodiode reading is missing"
     assert photodiode_scale(np.array([1.0, 2.0], dtype=">f4"), [1, 2]).factor == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("factor", [2, 2.0, np.float64(2), np.float32(2), np.int64(2)], ids=lambda factor: type(factor).__name__)
+def test_flats_are_scaled_by_numbers(factor: float) -> None:
+    flat = Flat(FLAT)
+    for scaled in (flat * factor, factor * flat, flat / (1 / factor)):
+        assert isinstance(scaled, Flat)
+        np.testing.assert_allclose(scaled.image, 2 * FLAT, rtol=1e-6)
+
+
+def test_products_of_flats_and_arrays_are_refused() -> None:
+    """NumPy made an array with a flat for each pixel."""
+    flat = Flat(FLAT)
+    for product in (
+        lambda: flat * IMAGE,
+        lambda: IMAGE * flat,
+        lambda: flat / IMAGE,
+        lambda: IMAGE / flat,
+        lambda: np.multiply(IMAGE, flat),
+        lambda: u.Quantity(IMAGE, "adu") / flat,
+    ):
+        with pytest.raises(TypeError):
+            product()
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, np.float32(0)])
+def test_flats_are_not_divided_by_zero(zero: float) -> None:
+    with pytest.raises(FlatError, match="give a positive number"):
+        Flat(FLAT) / zero
+
+
+def test_flats_are_compared_with_flats() -> None:
+    with pytest.raises(FlatError, match=r"cannot be compared with ndarray; give a permil\.Flat"):
+        Flat(FLAT).difference(FLAT)  # type: ignore[arg-type]

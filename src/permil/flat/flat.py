@@ -80,6 +80,9 @@ class Flat:
     np.float32(2.0)
     """
 
+    # Products with arrays are errors: NumPy would make an array of flats, one for each pixel.
+    __array_ufunc__ = None
+
     def __init__(
         self,
         image: ArrayLike,
@@ -319,7 +322,7 @@ class Flat:
     def __truediv__(self, other: Flat | float) -> Flat:
         """Return the ratio to another flat of the detector, with its variance; or this flat over a number."""
         if isinstance(other, int | float | np.number):
-            return self._scaled(1.0 / float(other))
+            return self._scaled(1.0 / float(other) if other else math.inf)
         if not isinstance(other, Flat):
             return NotImplemented
         image, variance, mask = other._divide(self.image, self.variance, self.mask)
@@ -371,6 +374,11 @@ class Flat:
             If the detector is not known.
         """
         check_super_pixel(super_pixel_mm)
+        if not isinstance(other, Flat):
+            raise FlatError(
+                f"a flat cannot be compared with {type(other).__name__}",
+                remedy="give a permil.Flat, made of an array by permil.Flat(array, camera=..., detector=...)",
+            )
         if self.detector.name != other.detector.name:
             raise FlatError(
                 f"flats of different detectors ({self.detector.name} and {other.detector.name}) cannot be compared",

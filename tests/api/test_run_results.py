@@ -126,3 +126,22 @@ def test_a_campaign_that_is_there_is_not_written_again(tmp_path: Path) -> None:
     after = _states(campaign.folder)
     assert {name for name in before if after[name] != before[name]} == {"gains.ecsv"}
     assert gains.read_bytes() == before["gains.ecsv"][1]
+
+
+def test_a_stack_is_of_different_exposures_of_one_led_and_position(made: Path, tmp_path: Path) -> None:
+    run = permil.open_run(made / "out")
+    index = run.exposures
+    red = index[(index["purpose"] == "pointing") & (index["led"] == "red")]
+    first = red[red["position_id"] == red["position_id"][0]]["path"]
+    calibration = run.calibration("R22_S11")
+    copy = shutil.copy(first[0], tmp_path)
+    others = {
+        "holds exposure MC_C_.*as does": copy,
+        "its LED is nm960, that of .* is red": index["path"][(index["purpose"] == "pointing") & (index["led"] == "nm960")][0],
+        r"its LED is none, that of .* is red": index["path"][index["purpose"] == "bias"][0],
+        r"its projector is \d+\.\d mm from the position of": red["path"][red["position_id"] != red["position_id"][0]][0],
+    }
+    for message, path in others.items():
+        for photodiode in (None, np.ones(3)):
+            with pytest.raises(permil.PermilError, match=message):
+                permil.stack([*first, path], calibration, camera=run.camera, photodiode=photodiode)

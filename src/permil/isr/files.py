@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from numpy.typing import ArrayLike
 
 from permil.arrays import plain_array
 from permil.camera import Camera, load_camera
+from permil.config.exposures import ExposuresConfig
 from permil.config.isr import IsrConfig
 from permil.config.load import make_section
 from permil.errors import InputError
-from permil.exposures import RawFile, read_exposure
+from permil.exposures import Exposure, RawFile, read_exposure
 from permil.isr.calibration.calibration import Calibration
 from permil.isr.exposure_group import ExposureStack, stack_group
 from permil.isr.inputs import load_calibration
@@ -93,7 +95,8 @@ def stack(
     Raises
     ------
     InputError
-        If no file can be used, or light and photodiode contradict each other; if ``photodiode`` has a unit or another length.
+        If a file is given twice, or the files are of several LEDs or positions; if no file can be used, or light and photodiode
+        contradict each other; if ``photodiode`` has a unit or another length.
     ConfigError, CalibrationError
         See `permil.reduce`.
 
@@ -112,10 +115,51 @@ def stack(
         raise InputError("there is no list of files", remedy="give the paths of one or more raw files of one detector")
     camera = load_camera(camera) if isinstance(camera, str) else camera
     found, options = _calibration(calibration, paths[0], camera)
-    given = [read_exposure(path, camera).photodiode for path in paths] if photodiode is None else photodiode
+    exposures = [read_exposure(path, camera) for path in paths]
+    _require_one_group(exposures)
+    given = [exposure.photodiode for exposure in exposures] if photodiode is None else photodiode
     readings = plain_array(given, name="photodiode", unit="", shape=(len(paths),))
     is_read = bool(np.isfinite(readings).any())
     return stack_group(paths, readings, camera, found, threshold=options.rejection_threshold, normalise=is_read)
+
+
+def _require_one_group(exposures: Sequence[Exposure]) -> None:
+    """Check that exposures are different ones of one LED and position.
+
+    Raises
+    ------
+    InputError
+        If they are not.
+    """
+    first, found = exposures[0], dict[str, Exposure]()
+    for exposure in exposures:
+        other = found.setdefault(exposure.obsid, exposure)
+        if other is not exposure:
+            raise InputError(
+                f"it holds exposure {exposure.obsid}, as does {other.path}",
+                path=exposure.path,
+                remedy="give each exposure once: a copy is no further measurement",
+                value=exposure.obsid,
+            )
+        if exposure.led != first.led:
+            raise InputError(
+                f"its LED is {exposure.led or 'none'}, that of {first.path} is {first.led or 'none'}",
+                path=exposure.path,
+                remedy="stack the exposures of one LED at a time",
+                value=exposure.led,
+            )
+        distances = [
+            math.hypot(*(getattr(exposure, f"{axis}_{kind}_mm") - getattr(first, f"{axis}_{kind}_mm") for axis in "xy"))
+            for kind in ("header", "folder")
+        ]
+        distance = max((each for each in distances if not math.isnan(each)), default=0.0)
+        if distance > ExposuresConfig().same_position_mm:
+            raise InputError(
+                f"its projector is {distance:.1f} mm from the position of {first.path}",
+                path=exposure.path,
+                remedy="stack the exposures of one position at a time",
+                value=distance,
+            )
 
 
 def _calibration(given: AnyCalibration, path: str | Path, camera: Camera) -> tuple[Calibration, IsrConfig]:

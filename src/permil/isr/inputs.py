@@ -9,7 +9,8 @@ import numpy as np
 from astropy.table import Table
 
 from permil.arrays import FloatArray
-from permil.camera import Camera, Detector
+from permil.camera import Camera, Detector, camera_names, shared_camera
+from permil.camera.model import serial_key
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError
 from permil.isr.calibration.calibration import Calibration
@@ -20,6 +21,8 @@ from permil.isr.calibration.masks import Box, defect_boxes, hot_pixel_mask, mask
 from permil.isr.calibration.superbias import read_superbias, superbias_path
 from permil.isr.overscan import overscan_options
 from permil.products import shared_table
+
+_BOX_COLUMNS = ("x0", "y0", "width", "height")
 
 
 def load_calibration(
@@ -93,7 +96,7 @@ def given_defects(source: str, detector: Detector, *, camera: Camera) -> list[Bo
     Raises
     ------
     CalibrationError
-        If the folder has no table of the detector, or a table does not fit it.
+        If the folder has no table of the detector, or a table does not fit it or is that of another camera.
     InputError
         If a table cannot be read.
     """
@@ -111,7 +114,7 @@ def given_defects(source: str, detector: Detector, *, camera: Camera) -> list[Bo
             remedy="add it (without rows if the detector has no defects), or set isr.defects to another table or none",
             detector=detector.name,
         )
-    table = shared_table(path, columns=("x0", "y0", "width", "height"), purpose="defect table")
+    table = shared_table(path, columns=_BOX_COLUMNS, purpose="defect table")
     number = table.meta.get("DETECTOR", detector.id)
     if not detector.is_called(number):
         raise CalibrationError(
@@ -121,6 +124,16 @@ def given_defects(source: str, detector: Detector, *, camera: Camera) -> list[Bo
             value=number,
             detector=detector.name,
         )
+    named = str(table.meta.get("INSTRUME", "")).strip().lower()
+    if named in camera_names() and named != camera.name:
+        other = shared_camera(named).find(detector.name)
+        if other is None or other.shape != detector.shape:
+            raise CalibrationError(
+                f"these are the defects in the pixels of camera {named}, not of {camera.name}",
+                path=path,
+                remedy="give a table of this camera (permil defects), or change `camera`",
+                value=named,
+            )
     boxes = Table(
         {
             "detector": np.full(len(table), detector.name, dtype="U16"),
@@ -128,6 +141,38 @@ def given_defects(source: str, detector: Detector, *, camera: Camera) -> list[Bo
         }
     )
     return defect_boxes(boxes, detector, path=path, camera=camera)
+
+
+def check_defects_serial(source: str, detector: Detector, serial: str) -> None:
+    """Check that the defects in a folder belong to the sensor that was read out.
+
+    Parameters
+    ----------
+    source
+        See `given_defects`.
+    serial
+        Serial number in the raw files, empty if it is not known.
+
+    Raises
+    ------
+    CalibrationError
+        If the table of the detector states another serial number.
+    InputError
+        If it cannot be read.
+    """
+    path = Path(source) / f"{detector.name}.ecsv"
+    if source == "none" or not serial or not path.is_file():
+        return
+    table = shared_table(path, columns=_BOX_COLUMNS, purpose="defect table")
+    stated = str(table.meta.get("DET_SER", "")).strip()
+    if stated and serial_key(stated) != serial_key(serial):
+        raise CalibrationError(
+            f"these are the defects of sensor {stated}, the exposures of {detector.name} are of {serial}",
+            path=path,
+            remedy="give the table of the sensor that was read out, or set isr.defects to none",
+            value=stated,
+            detector=detector.name,
+        )
 
 
 def _saturation(level: float | Literal["nominal", "none"], detector: Detector) -> FloatArray:

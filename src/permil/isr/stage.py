@@ -26,7 +26,7 @@ from permil.isr.calibration.superbias import (
     superbias_notes,
     superbias_path,
 )
-from permil.isr.inputs import load_calibration
+from permil.isr.inputs import check_defects_serial, load_calibration
 from permil.products import RunFolder, check_output, fingerprint, stored_fingerprint
 from permil.progress import StageReport, do_tasks
 
@@ -150,10 +150,12 @@ def make_calibrations(run: Run, detectors: Sequence[str]) -> StageReport:
         report.count(do_tasks([superbias_task(run, name) for name in detectors]))
         notes = {name: superbias_notes(run.folder.superbias(name)) for name in detectors}
         report.messages += [f"superbias of {name}: {note}" for name, found in notes.items() for note in found]
-    elif config.bias != "none":
-        rows = run.index.to_table()
-        for name in detectors:
-            check_superbias_serial(config.bias, run.camera[name], run.camera, common_serial(rows, name))
+    rows = run.index.to_table()
+    for name in detectors:
+        serial = common_serial(rows, name)
+        check_defects_serial(config.defects, run.camera[name], serial)
+        if config.bias not in ("auto", "none"):
+            check_superbias_serial(config.bias, run.camera[name], run.camera, serial)
     write_gains_table(run.folder.gains, gains, run.camera)
     return report
 

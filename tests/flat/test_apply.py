@@ -431,3 +431,17 @@ def test_a_division_without_a_single_pixel_is_refused(
     with pytest.raises(FlatError, match=message):
         Flat.read(tmp_path / "flat.fits").apply_to_file(tmp_path / "image.fits", tmp_path / "out.fits")
     assert not (tmp_path / "out.fits").exists()
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"), [("shape", r"flats of different shapes"), ("values", r"the flats have no good super-pixel in common")]
+)
+def test_flats_that_cannot_be_compared_are_both_named(
+    flat: Path, bin8: Camera, tmp_path: Path, broken: str, message: str
+) -> None:
+    write(tmp_path / "other.fits", bin8, {"DETECTOR": DETECTOR})
+    with fits.open(tmp_path / "other.fits", mode="update") as hdus:
+        data = hdus["IMAGE"].data
+        hdus["IMAGE"].data = data[:-1] if broken == "shape" else np.full_like(data, np.nan)
+    with pytest.raises(FlatError, match=rf"other\.fits: compared with .*flat\.fits: {message}"):
+        diff_files(flat, tmp_path / "other.fits", DiffOptions())

@@ -13,7 +13,7 @@ import numpy as np
 from permil.camera import Detector
 from permil.compare.correlation.correlate import correlate
 from permil.compare.correlation.result import CorrelationResult
-from permil.errors import CompareError
+from permil.errors import CompareError, FlatError
 from permil.flat.apply import light_of, read_flats
 from permil.flat.difference import FlatDifference, check_super_pixel, describe_difference, difference_of_products, geometry_of
 from permil.flat.flat import Flat
@@ -222,8 +222,13 @@ def diff_files(first_path: Path, second_path: Path, options: DiffOptions) -> Des
     flats, sensor, camera = read_flats(paths, detector=options.detector, camera=options.camera)
     first, second = flats
     detector = geometry_of(sensor, first, first_path, camera=camera)
-    difference = difference_of_products(first, second, detector, super_pixel_mm=options.super_pixel_mm)
-    comparison = _compare(difference, flats, detector, options.degree)
+    try:
+        difference = difference_of_products(first, second, detector, super_pixel_mm=options.super_pixel_mm)
+        comparison = _compare(difference, flats, detector, options.degree)
+    except FlatError as problem:
+        problem.what = f"compared with {first_path}: {problem.what}"
+        problem.path = str(second_path)
+        raise
     if options.out is not None:
         good = np.isfinite(difference.ratio)
         with np.errstate(invalid="ignore", divide="ignore"):

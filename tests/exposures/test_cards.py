@@ -96,6 +96,11 @@ def test_keywords_in_other_forms(card: str) -> None:
 def test_continued_texts() -> None:
     cards = header("LONG    = 'abc&'", "CONTINUE  'def&' / x", "CONTINUE  'g'", "OTHER   = 'x&'", "COMMENT 'y'", "LAST    = 'z&'")
     assert [cards.text(name) for name in ("LONG", "OTHER", "LAST")] == ["abcdefg", "x&", "z&"]
+    # The same card in the header of another file.
+    assert header("LONG    = 'abc&'", "CONTINUE  'h'").text("LONG") == "abch"
+    assert header("LONG    = 'abc&'").text("LONG") == "abc&"
+    # Without a closing quote.
+    assert header("LONG    = 'abc&", "CONTINUE  'h'").text("LONG") == "abc&"
 
 
 def test_repeated_cards() -> None:

@@ -65,7 +65,12 @@ def _key_of(text: str) -> str | int:
 
 def serial_key(serial: Any) -> str:
     """Normalise a serial number for comparison: case, blanks, hyphens and a leading LCA are ignored."""
-    return str(detector_key(SERIAL_PREFIX.sub("", str(serial))))
+    return _serial_key_of(str(serial))
+
+
+@lru_cache(maxsize=4096)
+def _serial_key_of(text: str) -> str:
+    return str(_key_of(SERIAL_PREFIX.sub("", text)))
 
 
 def is_bay_and_slot(label: Any) -> bool:

@@ -42,6 +42,7 @@ class _Entry(NamedTuple):
 
     characters: str
     is_quoted: bool
+    may_continue: bool = False
 
     def parsed(self) -> CardValue:
         """Return the value as the standard defines it; anything else is returned as text."""
@@ -155,15 +156,15 @@ class Cards:
             number = first_card.get(name)
             if number is None:
                 return None, None
-            known = self._chosen(name, (number, *repeated[name])) if name in repeated else _defined(self._entry(number))
+            known = self._chosen(name, (number, *repeated[name])) if name in repeated else self._entry(number)
             self._known[name] = known
         return known
 
     def _chosen(self, name: str, numbers: tuple[int, ...]) -> tuple[_Entry | None, _Entry | None]:
         """Return what `_entries` does, for a keyword that is repeated."""
         entries = [self._entry(number) for number in numbers]
-        defined = [entry for entry in entries if _defined(entry)[1] is not None]
-        first = (defined or entries)[0]
+        defined = [entry for _, entry in entries if entry is not None]
+        first = (defined or [entry for entry, _ in entries])[0]
         if len({entry.meaning() for entry in defined}) > 1:
             values = " and ".join(repr(entry.characters[:40]) for entry in defined[:2])
             self.problems[name] = f"card {name} is repeated with another value ({values})"
@@ -196,28 +197,18 @@ class Cards:
                 repeated[name] = (*repeated.get(name, ()), number)
         return first, repeated
 
-    def _entry(self, number: int) -> _Entry:
-        """Return the value of a card and of its continuation cards."""
-        card = self._card(number)
-        if card[8:10] == _INDICATOR and b"'" not in card:
-            return _Entry(card[10:].split(b"/", maxsplit=1)[0].strip(b" \0\t").decode("latin-1"), False)
-        irregular = None if card[8:10] == _INDICATOR else _irregular(card)
-        characters = card[10:].decode("latin-1") if irregular is None else irregular[2]
-        if "'" not in characters:
-            return _Entry(characters.split("/", maxsplit=1)[0].strip(" \0\t"), False)
-        quoted = _TEXT.match(characters)
-        if quoted is not None:
-            text = _unquoted(quoted[1])
-            for continuation in self._continuations(number) if text.endswith("&") else ():
-                following = _TEXT.match(continuation[8:].decode("latin-1"))
-                if following is None or not text.endswith("&"):
-                    break
-                text = text[:-1] + _unquoted(following[1])
-            return _Entry(text, True)
-        unclosed = _OPEN_TEXT.match(characters)
-        if unclosed is not None:
-            return _Entry(unclosed[1].rstrip(" \0"), True)
-        return _Entry(characters.split("/", maxsplit=1)[0].strip(" \0\t"), False)
+    def _entry(self, number: int) -> tuple[_Entry, _Entry | None]:
+        """Return the value of a card and of its continuation cards, and again if it is defined, else None."""
+        known = _entry_of(self._card(number))
+        if not known[0].may_continue:
+            return known
+        text = known[0].characters
+        for continuation in self._continuations(number):
+            following = _TEXT.match(continuation[8:].decode("latin-1"))
+            if following is None or not text.endswith("&"):
+                break
+            text = text[:-1] + _unquoted(following[1])
+        return _defined(_Entry(text, True))
 
     def _continuations(self, number: int) -> Iterator[bytes]:
         """Yield the continuation cards between a card and the next one with a value."""
@@ -228,6 +219,25 @@ class Cards:
                 yield card
             elif b"=" in card and _irregular(card):
                 return
+
+
+@lru_cache(maxsize=2048)
+def _entry_of(card: bytes) -> tuple[_Entry, _Entry | None]:
+    """Return the value of one card without its continuation cards, and again if it is defined, else None.
+
+    Most cards of a file have the same bytes in the next one.
+    """
+    irregular = None if card[8:10] == _INDICATOR else _irregular(card)
+    characters = card[10:].decode("latin-1") if irregular is None else irregular[2]
+    if "'" in characters:
+        quoted = _TEXT.match(characters)
+        if quoted is not None:
+            text = _unquoted(quoted[1])
+            return _defined(_Entry(text, True, text.endswith("&")))
+        unclosed = _OPEN_TEXT.match(characters)
+        if unclosed is not None:
+            return _defined(_Entry(unclosed[1].rstrip(" \0"), True))
+    return _defined(_Entry(characters.split("/", maxsplit=1)[0].strip(" \0\t"), False))
 
 
 def _defined(entry: _Entry) -> tuple[_Entry, _Entry | None]:

@@ -81,8 +81,8 @@ def _rank(exposure: Exposure) -> tuple[str, str, bool, bool, str]:
     return exposure.obsid, exposure.detector, exposure.note != "", math.isnan(exposure.x_folder_mm), exposure.path
 
 
-def _same_content(first: str | Path, second: str | Path) -> bool:
-    with fits_stream(first) as one, fits_stream(second) as other:
+def _same_content(first: str, second: str) -> bool:
+    with fits_stream(Path(first)) as one, fits_stream(Path(second)) as other:
         return all(
             left == right
             for left, right in zip_longest(iter(lambda: one.read(_CHUNK), b""), iter(lambda: other.read(_CHUNK), b""))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,9 @@ NAN = math.nan
 
 _VENDORS = ("E2V", "ITL")
 _BAY_AND_SLOT = re.compile(r"(?:(R\d\d)[\s_.\-/]*)?(S[0-2GW][0-2])?", re.IGNORECASE)
+_TWO_DIGITS = re.compile(r"\d\d")
+_WRITTEN_AS_FLOAT = re.compile(r"\d+\.0")
+_DAY = re.compile(r"\d{8}", re.ASCII)
 # Readout minus midnight (UTC) of DAYOBS, days: DAYOBS is the Pacific date, or since 2024 that of UTC - 12 h; times are UTC or TAI.
 _TIME_OF_DAY = (-0.05, 1.55)
 _FIRST_MJD, _LAST_MJD = 50000.0, 80000.0
@@ -119,7 +124,7 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
     path = Path(path)
     with fits_stream(path) as stream:
         header, header_sum = read_primary_header(stream, path)
-        if not is_compressed(stream) and (size := path.stat().st_size) % BLOCK:
+        if not is_compressed(stream) and (size := os.fstat(stream.fileno()).st_size) % BLOCK:
             # Truncated or too long: reading all headers shows which.
             read_structure(stream, size, path)
     cards = Cards(header)
@@ -186,7 +191,7 @@ def _require_kind_of_folder(path: Path, folder: CcobFolder | None, image_type: s
 def _digits(cards: Cards, name: str) -> str:
     """Return a numeric name (a run, a day), which may be written as a float."""
     text = cards.text(name)
-    return text[:-2] if re.fullmatch(r"\d+\.0", text) else text
+    return text[:-2] if _WRITTEN_AS_FLOAT.fullmatch(text) else text
 
 
 def _day(cards: Cards) -> str:
@@ -294,9 +299,10 @@ def _contradictions(cards: Cards, entries: Mapping[str, Any], named: FileName, f
     return notes
 
 
+@lru_cache(maxsize=64)
 def _midnight(day: str) -> float:
     """Return the modified Julian date of a day YYYYMMDD, NaN if it is not a date."""
-    if not re.fullmatch(r"\d{8}", day, re.ASCII):
+    if not _DAY.fullmatch(day):
         return NAN
     try:
         return float(date(int(day[:4]), int(day[4:6]), int(day[6:])).toordinal() - date(1858, 11, 17).toordinal())
@@ -313,7 +319,7 @@ class _Statement:
     names: frozenset[str]
 
 
-def identify_detector(cards: Cards, path: str | Path, camera: Camera) -> Detector:
+def identify_detector(cards: Cards, path: Path, camera: Camera) -> Detector:
     """Return the detector of a raw file.
 
     Bay and slot (RAFTBAY and CCDSLOT), name or number (DETECTOR, CHIPID) and the file name are compared; each may be incomplete. If only a
@@ -324,7 +330,7 @@ def identify_detector(cards: Cards, path: str | Path, camera: Camera) -> Detecto
     InputError
         If they match no detector of the camera or more than one, or if two of them disagree.
     """
-    named = parse_file_name(Path(path).name) or FileName("")
+    named = parse_file_name(path.name) or FileName("")
     statements = _header_statements(cards, path, camera)
     in_name = named.detector or named.slot
     if in_name:
@@ -367,10 +373,10 @@ def identify_detector(cards: Cards, path: str | Path, camera: Camera) -> Detecto
     return detector
 
 
-def _header_statements(cards: Cards, path: str | Path, camera: Camera) -> list[_Statement]:
+def _header_statements(cards: Cards, path: Path, camera: Camera) -> list[_Statement]:
     statements = []
     bay, slot = cards.text("RAFTBAY"), cards.text("CCDSLOT")
-    bay, slot = f"R{bay}" if re.fullmatch(r"\d\d", bay) else bay, f"S{slot}" if re.fullmatch(r"\d\d", slot) else slot
+    bay, slot = f"R{bay}" if _TWO_DIGITS.fullmatch(bay) else bay, f"S{slot}" if _TWO_DIGITS.fullmatch(slot) else slot
     # Either card may hold both.
     in_header = next(
         (part for part in (slot, bay) if bay.upper() in part.upper() and slot.upper() in part.upper()), f"{bay}_{slot}"
@@ -388,7 +394,7 @@ def _header_statements(cards: Cards, path: str | Path, camera: Camera) -> list[_
     return statements
 
 
-def _detectors_at(label: str, path: str | Path, camera: Camera) -> frozenset[str]:
+def _detectors_at(label: str, path: Path, camera: Camera) -> frozenset[str]:
     """Return the detectors of a bay, a slot or both.
 
     Raises

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -127,6 +128,7 @@ def run_folder(run: str, job: str) -> PurePath:
     return PurePath(run, "BOT_acq", "v0", job)
 
 
+@lru_cache(maxsize=64)
 def parse_file_name(name: str) -> FileName | None:
     """Parse the name of a raw file; return None for other names."""
     suffix = _FITS_NAME.search(name)
@@ -185,6 +187,7 @@ def exposure_name(path: PurePath) -> str:
     return "/".join(part for part in parts if part) or stem
 
 
+@lru_cache(maxsize=64)
 def parse_ccob_folder(name: str) -> CcobFolder | None:
     """Parse the name of an exposure's folder; return None for other names."""
     match = _CCOB_FOLDER.match(name)

@@ -37,7 +37,7 @@ _REMEDY = "copy the file again or leave it out"
 
 
 @contextmanager
-def fits_stream(path: str | Path) -> Iterator[IO[bytes]]:
+def fits_stream(path: Path) -> Iterator[IO[bytes]]:
     """Open a FITS file for reading; gzip is recognised by content, not by name.
 
     Raises
@@ -48,7 +48,7 @@ def fits_stream(path: str | Path) -> Iterator[IO[bytes]]:
         If the compressed file is damaged or cut short (also while the caller reads).
     """
     try:
-        with Path(path).open("rb") as stream:
+        with path.open("rb") as stream:
             magic = stream.read(len(GZIP_MAGIC))
             stream.seek(0)
             if magic == GZIP_MAGIC:

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
@@ -69,7 +71,7 @@ def find_files(roots: Iterable[str | Path]) -> tuple[list[Path], list[Unreadable
     seen: set[tuple[int, int]] = set()
     files: list[Path] = []
     unreadable: list[Unreadable] = []
-    waiting = []
+    waiting: list[Path | os.DirEntry[str]] = []
     for root in starts:
         if not root.exists():
             raise InputError("the folder does not exist", path=root, remedy="check exposures.roots")
@@ -82,23 +84,24 @@ def find_files(roots: Iterable[str | Path]) -> tuple[list[Path], list[Unreadable
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            if path.is_file():
-                reason = _reason_against(path)
+            if S_ISREG(status.st_mode):
+                found = Path(path)
+                reason = _reason_against(found)
                 if reason:
-                    unreadable.append(Unreadable(os.fsencode(path).decode("utf-8", "backslashreplace"), reason))
+                    unreadable.append(Unreadable(os.fsencode(found).decode("utf-8", "backslashreplace"), reason))
                 else:
-                    files.append(path)
+                    files.append(found)
                 continue
             with os.scandir(path) as entries:
-                inside = sorted(entry.path for entry in entries if _is_candidate(entry))
+                inside = sorted(filter(_is_candidate, entries), key=attrgetter("path"), reverse=True)
         except OSError as error:
-            unreadable.append(Unreadable(str(path), f"cannot be opened ({error.strerror or error})"))
+            unreadable.append(Unreadable(os.fspath(path), f"cannot be opened ({error.strerror or error})"))
             continue
-        waiting.extend(Path(entry) for entry in reversed(inside))
+        waiting += inside
     if not files and not unreadable:
         names = ", ".join(str(root) for root in starts)
         raise InputError(f"no FITS files in {names}", remedy="check exposures.roots", value=[str(root) for root in starts])
-    return sorted(files), unreadable
+    return sorted(files, key=attrgetter("parts")), unreadable
 
 
 def _reason_against(path: Path) -> str:

@@ -8,10 +8,11 @@ from correlation_fields import COLUMN, ROW, fields
 from scipy import stats
 from scipy.spatial.distance import cdist
 
+from permil._kernels import compare as kernels
 from permil.compare import correlate, split_half_reliability
 from permil.compare.correlation.blocks import block_bootstrap, block_sums, correlation_of, jackknife, moments, tiles
 from permil.compare.correlation.covariance import Geometry
-from permil.compare.correlation.methods import order_of, phase_surrogates, plug_in_n_eff, shifted_correlations
+from permil.compare.correlation.methods import phase_surrogates, plug_in_n_eff, shifted_correlations
 from permil.compare.correlation.points import Cells
 
 
@@ -128,9 +129,12 @@ def test_products_in_tiles_are_those_of_pairs_of_points_in_one_tile() -> None:
 
 def test_phase_surrogates_keep_the_values_in_the_order_of_the_transform() -> None:
     rng = np.random.default_rng(8)
-    values = rng.standard_normal((3, 500)).astype(np.float32)
-    values[1, 10:20] = values[1, 40]
-    np.testing.assert_array_equal(order_of(values), np.argsort(values, axis=1, kind="stable"))
+    numbers = rng.standard_normal((3, 500)).astype(np.float32) * np.float32(1e-3)
+    numbers[1, 10:20] = numbers[1, 40]
+    numbers[2, ::7] *= 1e30
+    ascending, rows = np.arange(500.0), np.empty((3, 500))
+    kernels.give_order(numbers, ascending, rows)
+    np.testing.assert_array_equal(rows, np.argsort(np.argsort(numbers, axis=1, kind="stable"), axis=1))
 
 
 def test_phase_surrogates_of_white_maps_scatter_as_independent_ones() -> None:

@@ -186,6 +186,16 @@ nb::ndarray<nb::numpy, double, nb::ndim<4>> radial_sums(Array<const double, 1> x
   return {memory->data(), {size_t(count), size_t(tiles), size_t(most), 2}, owner};
 }
 
+void give_order(Array<const float, 2> numbers, Array<const double, 1> ascending, Array<double, 2> rows) {
+  const int64_t n_rows = int64_t(numbers.shape(0)), n = int64_t(numbers.shape(1));
+  require(has_shape(ascending, {n}) && has_shape(rows, {n_rows, n}), "rows of numbers and values differ in length");
+  require(n < (int64_t(1) << 32), "the rows are too long");
+  nb::gil_scoped_release release;
+  std::vector<uint64_t> items(2 * n);
+  std::vector<int64_t> starts(N_STARTS);
+  kernels().give_order(numbers.data(), ascending.data(), n_rows, n, items.data(), starts.data(), rows.data());
+}
+
 }  // namespace
 
 void bind(nb::module_& module) {
@@ -209,6 +219,8 @@ void bind(nb::module_& module) {
              arg("tiles"), arg("axes").noconvert(), arg("width"),
              "Return sums and weights of annuli around each axis for each tile, shape (axes, tiles, annuli, 2); a cell is shared by the two "
              "nearest annuli, of which the first ones are those nearest to the axis that hold a cell.");
+  module.def("give_order", &give_order, arg("numbers").noconvert(), arg("ascending").noconvert(), arg("rows").noconvert(),
+             "Fill rows with ascending values in the order of finite numbers, equal ones by their index.");
 }
 
 }  // namespace permil::compare

@@ -2,6 +2,7 @@
 #include "compare/_kernels/kernels.hpp"
 
 #include "compare/_kernels/maps.hpp"
+#include "compare/_kernels/order.hpp"
 #include "compare/_kernels/rings.hpp"
 
 namespace permil::compare {
@@ -70,8 +71,15 @@ void weigh_flat(const Stars& stars, const Flat& flat, const Stamp& stamp, double
 
 void sum_annuli(const Cells& cells, const Annuli& annuli, double* sums) { add_to_annuli(cells, annuli, sums); }
 
+void give_order_to_rows(const float* numbers, const double* ascending, int64_t n_rows, int64_t n, uint64_t* items, int64_t* starts,
+                        double* rows) {
+  for (int64_t row = 0; row < n_rows; ++row)
+    give_order(span_of(numbers + row * n, n), span_of(ascending, n), n, items, starts, span_of(rows + row * n, n));
+}
+
 }  // namespace
 
-extern const Kernels PERMIL_LEVEL = {part_in_circle, draw_first_star, fill_kernels, predict_stars, spread_weights, weigh_flat, sum_annuli};
+extern const Kernels PERMIL_LEVEL = {part_in_circle, draw_first_star, fill_kernels, predict_stars, spread_weights, weigh_flat, sum_annuli,
+                                     give_order_to_rows};
 
 }  // namespace permil::compare

@@ -28,6 +28,8 @@ struct Kernels {
   void (*weigh_flat)(const Stars&, const Flat&, const Stamp&, double* seen, double* spread, double* lost);
   /// Add cells to sums and weights of annuli, [tile, annulus, (sum, weight)].
   void (*add_to_annuli)(const Cells&, const Annuli&, double* sums);
+  /// Fill rows of n ascending values in the order of finite numbers, [row, n]; memory is for twice the row, and for `N_STARTS`.
+  void (*give_order)(const float* numbers, const double* ascending, int64_t n_rows, int64_t n, uint64_t* items, int64_t* starts, double* rows);
 };
 
 extern const Kernels checked, baseline, v3, v4;

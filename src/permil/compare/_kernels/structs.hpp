@@ -67,6 +67,10 @@ struct Cells {
   const int64_t* tile;
 };
 
+/// Digits of 11 bits of a number of 32 bits, and memory for where the numbers with each of their values start.
+constexpr int N_DIGITS = 3, BITS_OF_DIGIT = 11;
+constexpr int64_t N_OF_DIGIT = int64_t(1) << BITS_OF_DIGIT, N_STARTS = N_DIGITS * N_OF_DIGIT;
+
 /// Annuli of equal width around an axis, from number `first` on.
 struct Annuli {
   double x, y, width;

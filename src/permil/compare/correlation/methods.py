@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, stats
 
-from permil.arrays import Float32Array, FloatArray, IntArray
+from permil._kernels import compare as kernels
+from permil.arrays import FloatArray
 from permil.compare.correlation.blocks import (
     ONE_BLOCK,
     BlockScan,
@@ -143,9 +144,7 @@ def phase_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: i
         for _ in range(_ITERATIONS):
             spectrum = fft.rfft2(surrogate.astype(np.float32).reshape(size, *image.shape))
             spectrum *= amplitude / np.sqrt(np.maximum(spectrum.real**2 + spectrum.imag**2, np.float32(1e-30)))
-            drawn = fft.irfft2(spectrum, image.shape).reshape(size, -1)
-            for values, rank in zip(surrogate, order_of(drawn), strict=True):
-                values[rank] = ordered
+            kernels.give_order(fft.irfft2(spectrum, image.shape).reshape(size, -1), ordered, surrogate)
         # Shifting the points has the same effect as shifting the map.
         shifts = rng.integers(image.shape, size=(_SHIFTS, 2))
         counts, target = (
@@ -157,21 +156,6 @@ def phase_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: i
         covariance = surrogate @ target / (norm * np.sqrt(cells.n))
         draws.append(np.divide(covariance, spread, out=np.full(spread.shape, np.nan), where=spread > 0.0).ravel())
     return _null(np.concatenate(draws)[:wanted], float(np.mean(a * b)))
-
-
-def order_of(values: Float32Array) -> IntArray:
-    """Return the indices that sort finite values along the last axis, equal ones by their index.
-
-    Numbers with the value in their upper half and the index in the lower one are sorted in half the time of `numpy.argsort`.
-    """
-    # The bits of negative numbers run backwards.
-    bits = values.view(np.int32)
-    packed = (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64)
-    packed <<= 32
-    packed |= np.arange(values.shape[-1])
-    packed.sort(axis=-1)
-    packed &= 0xFFFFFFFF
-    return packed
 
 
 def shift_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: int, rng: np.random.Generator) -> Null:

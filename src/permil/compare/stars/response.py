@@ -129,6 +129,7 @@ def _followed(background: BackgroundFilter) -> tuple[FloatArray, FloatArray]:
     periods = np.geomspace(_SHORTEST * box, _LONGEST * box, round(_PERIODS_PER_OCTAVE * np.log2(_LONGEST / _SHORTEST)))
     found = np.zeros((_DIRECTIONS, periods.size))
     along = np.arange(side, dtype=np.float64)
+    part, image = np.empty((side, side)), np.empty((side, side), dtype=np.float32)
     for number in range(_DIRECTIONS):
         x, y = _lattice(background.pitch, side, rng)
         free = _between(x, y, background.mask_radius, side)
@@ -137,8 +138,13 @@ def _followed(background: BackgroundFilter) -> tuple[FloatArray, FloatArray]:
         direction = np.pi * (number + rng.random()) / _DIRECTIONS
         for column, period in enumerate(periods):
             kx, ky = 2 * np.pi / period * np.cos(direction), 2 * np.pi / period * np.sin(direction)
-            wave = np.exp(1j * ky * along)[:, None] * np.exp(1j * kx * along)[None, :]
-            level = [fit_background(part.astype(np.float32), free, box=box).at(x, y) for part in (wave.real, wave.imag)]
+            cos_x, sin_x, cos_y, sin_y = (wave(k * along) for k in (kx, ky) for wave in (np.cos, np.sin))
+            level = []
+            # Real and imaginary part of a plane wave.
+            for along_y in ((cos_y, -sin_y), (sin_y, cos_y)):
+                np.matmul(np.stack(along_y, axis=1), np.stack([cos_x, sin_x]), out=part)
+                image[:] = part
+                level.append(fit_background(image, free, box=box).at(x, y))
             found[number, column] = ((level[0] + 1j * level[1]) * np.exp(-1j * (kx * x + ky * y))).real.mean()
     return periods, found.mean(axis=0)
 

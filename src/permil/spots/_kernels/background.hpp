@@ -1,5 +1,6 @@
 // Planes in the boxes of the background's mesh, and how their errors go to places on it; see permil.spots.background.
 #pragma once
+#include <cstring>
 #include <limits>
 
 #include "spots/_kernels/circles.hpp"
@@ -15,6 +16,20 @@ constexpr int N_FITS = 3;
 // Boxes on each side whose planes count in the error of the background; farther ones have weights below a hundredth.
 constexpr int64_t NEIGHBOURS = 3, MOST_NEAR = 2 * NEIGHBOURS + 1;
 
+/// Pixels that are summed together, on whatever vector units there are; sums over lanes are added up pairwise.
+constexpr int64_t LANES = 8;
+typedef double Lanes __attribute__((vector_size(LANES * sizeof(double))));
+typedef float FloatLanes __attribute__((vector_size(LANES * sizeof(float))));
+typedef int64_t IntLanes __attribute__((vector_size(LANES * sizeof(int64_t))));
+typedef uint8_t ByteLanes __attribute__((vector_size(LANES)));
+
+template <class T, class AnyLanes>
+inline void load(Span<const T> row, int64_t first, AnyLanes& lanes) {
+  std::memcpy(&lanes, &part_of(row, first, LANES)[0], sizeof lanes);
+}
+
+inline double sum_of(const Lanes& own) { return ((own[0] + own[4]) + (own[2] + own[6])) + ((own[1] + own[5]) + (own[3] + own[7])); }
+
 /// Sums over the free pixels of a row: powers 0 to 3 of u, residual, residual times u, squared residual.
 struct PlaneRow {
   double a0, a1, a2, a3, b0, b1, b2;
@@ -23,21 +38,41 @@ struct PlaneRow {
 /// Return the sums over columns `low` to `high - 1`; `along` holds u from column `origin` on.
 inline PlaneRow sum_row(Span<const float> image, Span<const bool> free, int64_t low, int64_t high, Span<const double> along,
                         int64_t origin, double height, double slope, double limit) {
-  // Numbers of their own stay in registers.
-  double a0 = 0.0, a1 = 0.0, a2 = 0.0, a3 = 0.0, b0 = 0.0, b1 = 0.0, b2 = 0.0;
-  for (int64_t x = low; x < high; ++x) {
-    if (!free[x]) continue;
-    const double u = along[x - origin], residual = double(image[x]) - height - slope * u;
-    if (!(std::fabs(residual) <= limit)) continue;
-    a0 += 1.0;
-    a1 += u;
-    a2 += u * u;
-    a3 += u * u * u;
-    b0 += residual;
-    b1 += residual * u;
-    b2 += residual * residual;
+  const Lanes zero{};
+  Lanes n = zero, x = zero, xx = zero, xxx = zero, b = zero, bx = zero, bb = zero;
+  int64_t column = low;
+  for (; column + LANES <= high; column += LANES) {
+    FloatLanes signal;
+    ByteLanes usable;
+    Lanes u;
+    load(image, column, signal);
+    load(free, column, usable);
+    load(along, column - origin, u);
+    const Lanes distance = __builtin_convertvector(signal, Lanes) - height - slope * u;
+    const IntLanes kept = (__builtin_convertvector(usable, IntLanes) != 0) & (distance <= limit) & (distance >= -limit);
+    const Lanes residual = kept ? distance : zero, first = kept ? u : zero, second = first * u;
+    n += kept ? zero + 1.0 : zero;
+    x += first;
+    xx += second;
+    xxx += second * u;
+    b += residual;
+    bx += residual * u;
+    bb += residual * residual;
   }
-  return {a0, a1, a2, a3, b0, b1, b2};
+  PlaneRow sums{sum_of(n), sum_of(x), sum_of(xx), sum_of(xxx), sum_of(b), sum_of(bx), sum_of(bb)};
+  for (; column < high; ++column) {
+    if (!free[column]) continue;
+    const double u = along[column - origin], residual = double(image[column]) - height - slope * u;
+    if (!(std::fabs(residual) <= limit)) continue;
+    sums.a0 += 1.0;
+    sums.a1 += u;
+    sums.a2 += u * u;
+    sums.a3 += u * u * u;
+    sums.b0 += residual;
+    sums.b1 += residual * u;
+    sums.b2 += residual * residual;
+  }
+  return sums;
 }
 
 /// Sums over the free pixels of a box, named after their powers of u and v and of the residual b.
@@ -111,15 +146,15 @@ inline PlaneSums sum_box(const Image& image, const Boxes& boxes, const RowNoise&
   return sums;
 }
 
-/// Fit the plane of a box with outliers left out; it stays NaN where too few pixels are free.
+/// Fit the plane of a box with outliers left out; it stays NaN where too few pixels are free. Without outliers the second fit is the last.
 inline void fit_box(const Image& image, const Boxes& boxes, const RowNoise& noise, int64_t row, int64_t column, const BoxMemory& memory,
                     const Planes& planes) {
   const int64_t x_low = boxes.column_edges[column], width = boxes.column_edges[column + 1] - x_low;
   const int64_t height = boxes.row_edges[row + 1] - boxes.row_edges[row], own = row * boxes.columns + column;
   const auto along = span_of(memory.along, width);
   for (int64_t x = 0; x < width; ++x) along[x] = (double(x_low + x) - boxes.centres_x[column]) / double(width);
-  double plane[3] = {}, limit = std::numeric_limits<double>::infinity();
-  for (int fit = 0; fit < N_FITS; ++fit) {
+  double plane[3] = {}, limit = std::numeric_limits<double>::infinity(), all = 0.0;
+  for (int fit = 0, last = N_FITS - 1; fit <= last; ++fit) {
     const PlaneSums sums = sum_box(image, boxes, noise, row, column, plane, limit, memory);
     if (sums.n < LEAST_FREE * double(height) * double(width) || sums.n < LEAST_PIXELS) return;
     const double normal[3][3] = {{sums.n, sums.x, sums.y}, {sums.x, sums.xx, sums.xy}, {sums.y, sums.xy, sums.yy}};
@@ -132,7 +167,9 @@ inline void fit_box(const Image& image, const Boxes& boxes, const RowNoise& nois
     const double squares = sums.bb - change[0] * sums.b - change[1] * sums.bx - change[2] * sums.by;
     const double spread = at_least(squares / (sums.n - 3.0), 0.0);
     limit = CLIP_SIGMA * std::sqrt(spread);
-    if (fit < N_FITS - 1) continue;
+    if (fit == 0) all = sums.n;
+    else if (sums.n == all) last = fit;
+    if (fit < last) continue;
     const double common = answer_to_rows(inverse, memory, noise, boxes, row, column, planes.row_answer);
     const double first = inverse[0][0], along_u = inverse[0][1], along_v = inverse[0][2];
     const int64_t count = boxes.rows * boxes.columns;

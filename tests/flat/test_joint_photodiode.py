@@ -26,6 +26,7 @@ from permil.flat.joint.photodiode_fit import (
     Contrasts,
     _amplitude_prior,
     _Components,
+    _gains,
     _Search,
     fit_photodiode,
     marginal,
@@ -43,6 +44,35 @@ def readings(rng, *, white=2e-3, drift=0.0, slope=0.0, regressor=None):
     information = 1e10 * (np.eye(COUNT) - open_to @ open_to.T)
     error = white * rng.standard_normal(COUNT) + drift * np.sin(time / 25) + (0 if regressor is None else slope * regressor)
     return time, information, -information @ error
+
+
+def test_components_add_what_the_whole_covariance_adds():
+    rng = np.random.default_rng(5)
+    values, columns = rng.standard_normal((2, 30)), rng.standard_normal((2, 30, 4))
+    both = np.concatenate([values[:, :, None], columns], axis=2)
+    # The third column is absent in all trials.
+    relative = np.array([[[0, 0, 0, 0], [0.5, 0, 0, 1e2], [2, 1e3, 0, 0]], [[1e-3, 1, 0, 1], [0, 0, 0, 1e3], [7, 7, 0, 7]]])
+    gain, quadratic = _gains(both.transpose(0, 2, 1) @ both, 30, relative)
+    for hypothesis, trial in np.ndindex(2, 3):
+        own = columns[hypothesis]
+        covariance = np.eye(30) + own * relative[hypothesis, trial] @ own.T
+        chi_square = values[hypothesis] @ np.linalg.solve(covariance, values[hypothesis])
+        assert quadratic[hypothesis, trial] == pytest.approx(chi_square, rel=1e-8)
+        likelihood = -15 * np.log(chi_square / np.sum(values[hypothesis] ** 2)) - np.linalg.slogdet(covariance)[1] / 2
+        assert gain[hypothesis, trial] == pytest.approx(likelihood, rel=1e-8, abs=1e-12)
+
+
+def test_components_that_depend_on_each_other_may_be_large():
+    rng = np.random.default_rng(6)
+    columns = rng.standard_normal((30, 3))
+    # Offsets of epochs whose sum the contrasts do not know: rounding of a zero eigenvalue may be negative.
+    products = np.zeros((1, 4, 4))
+    products[0, 0, 0] = 30.0
+    products[0, 1:, 1:] = (columns - columns.mean(axis=1, keepdims=True)).T @ (columns - columns.mean(axis=1, keepdims=True))
+    products[0, 1:, 1:] -= 1e-9
+    gain, quadratic = _gains(products, 30, np.full((1, 1, 3), 1e12))
+    assert quadratic == pytest.approx(30.0)
+    assert np.isfinite(gain).all()
 
 
 def test_evidence_is_the_likelihood_of_the_contrasts_averaged_over_noise_and_amplitudes():

@@ -26,6 +26,9 @@ from permil.flat.joint.normal import subtract_products
 _LARGEST = 1000
 """Members of a group beyond which they stay with the rest."""
 
+_ROWS = 256
+"""Rows of a product that are made at a time."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -235,7 +238,9 @@ class GroupedMatrix:
         count = columns.shape[1]
         coupled = -left[:, count:] @ np.linalg.inv(np.eye(held.shape[1]) + products[count:, count:])
         # ``N_bo V_0 U`` is minus what is left of U.
-        result -= coupled @ left[:, count:].T
+        for start in range(0, len(last), _ROWS):
+            rows = slice(start, start + _ROWS)
+            result[rows] -= coupled[rows] @ left[:, count:].T
         return result, left[:, :count] + coupled @ products[count:, :count]
 
     def _in_order(self, order: IntArray, place_of: IntArray, chosen: BoolArray) -> FloatArray:

@@ -255,16 +255,17 @@ class _Search:
                     # In the chain of evidences the later components are absent.
                     chain = trial.copy()
                     chain[:, :, group + 1 :] = 0.0
-                gains, quadratic = _gains(gram, pull, chi_square, size, trial[:, :, components.groups])
+                gains, quadratic = _gains(products, size, trial[:, :, components.groups])
                 white = np.sqrt(quadratic / max(size - 2, 1))
                 prior_here = np.concatenate(
                     [np.full((len(ratios), 1), 1 - prior), prior * _amplitude_prior(_EFFECTS[1:] * white[:, :1])], axis=1
                 )
                 relative[:, group] = _average(gains, prior_here, _EFFECTS**2)
                 if sweep:
-                    gains, _ = _gains(gram, pull, chi_square, size, chain[:, :, components.groups])
+                    if group < len(components.priors) - 1:
+                        gains, _ = _gains(products, size, chain[:, :, components.groups])
                     log_evidence += _log_sum(gains - gains[:, :1], prior_here)
-        _, quadratic = _gains(gram, pull, chi_square, size, relative[:, None, components.groups])
+        _, quadratic = _gains(products, size, relative[:, None, components.groups])
         white_variance = quadratic[:, 0] / max(size - 2, 1)
         if kernel < 0:
             log_evidence += np.log(NO_DRIFT_PRIOR)
@@ -304,22 +305,38 @@ class _Search:
         return self._inverses[kernel, ratio]
 
 
-def _gains(
-    gram: FloatArray, pull: FloatArray, chi_square: FloatArray, size: int, relative: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _gains(products: FloatArray, size: int, relative: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return what components of some relative variances add to the log evidence, and the quadratic form that is left.
+
+    With the products ``G`` of the columns, ``p`` of these with the values and ``c`` of the values, and ``R`` the roots of the variances, it
+    is ``c - p' R (1 + R G R)^-1 R p``: the Schur complement of the values' product in the matrix of all. That is factorised with ``2 c``
+    in its place, so that rounding does not take it below 0.
 
     Parameters
     ----------
-    relative : ndarray, shape (hypotheses, trials, columns)
+    products : ndarray, shape (hypotheses, 1 + k, 1 + k)
+        See `_Search.posterior`.
+    relative : ndarray, shape (hypotheses, trials, k)
     """
-    root = np.sqrt(relative)
-    inner = np.eye(gram.shape[-1]) + root[..., :, None] * gram[:, None] * root[..., None, :]
-    right = root * pull[:, None]
-    solved = np.linalg.solve(inner, right[..., None])[..., 0]
-    quadratic = np.maximum(chi_square[:, None] - (right * solved).sum(axis=-1), 1e-14 * chi_square[:, None] + 1e-300)
-    log_determinant = np.linalg.slogdet(inner)[1]
-    gain = -size / 2 * np.log(quadratic / chi_square[:, None]) - log_determinant / 2
+    gain, quadratic = np.empty((2, *relative.shape[:2]))
+    order = [*(1 + np.flatnonzero(relative.any(axis=(0, 1)))), 0]
+    # One hypothesis after the other, in the cache.
+    for number, own in enumerate(products[:, order][..., order]):
+        chi_square, roots = own[-1, -1], np.ones((relative.shape[1], len(order)))
+        np.sqrt(relative[number][:, np.array(order[:-1], dtype=np.int64) - 1], out=roots[:, :-1])
+        matrix = roots[:, :, None] * roots[:, None, :]
+        matrix *= own
+        np.einsum("tkk->tk", matrix)[:, :-1] += 1.0
+        matrix[:, -1, -1] = 2.0 * chi_square
+        try:
+            pivots = np.einsum("tkk->tk", np.linalg.cholesky(matrix)) ** 2
+            left, log_determinant = pivots[:, -1], np.log(pivots[:, :-1]).sum(axis=-1)
+        except np.linalg.LinAlgError:
+            # Variances so large that rounding of the products counts.
+            log_determinant, of_all = (np.linalg.slogdet(part)[1] for part in (matrix[:, :-1, :-1], matrix))
+            left = np.exp(of_all - log_determinant)
+        quadratic[number] = np.maximum(left - chi_square, 1e-14 * chi_square + 1e-300)
+        gain[number] = -size / 2 * np.log(quadratic[number] / chi_square) - log_determinant / 2
     return gain, quadratic
 
 

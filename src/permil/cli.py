@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import io
 import os
 import sys
@@ -220,14 +221,22 @@ plan_app = _App("Before the data: what a list of pointings determines.", example
 
 
 def _run(config: Path, overrides: list[str] | None, scheduler: str | None, stages: tuple[str, ...] | None = None) -> None:
-    from permil.config import load_config
-    from permil.engine import prepare_workers
+    gc.disable()
+    try:
+        from permil.config import load_config
+        from permil.engine import prepare_workers
 
-    loaded = load_config(config, [*(overrides or []), *([f"pipeline.scheduler={scheduler}"] if scheduler else [])])
-    # Both take a second to load their libraries.
-    prepare_workers(loaded.pipeline)
-    from permil.pipeline import run_pipeline
+        loaded = load_config(config, [*(overrides or []), *([f"pipeline.scheduler={scheduler}"] if scheduler else [])])
+        # Both take a second to load their libraries.
+        prepare_workers(loaded.pipeline)
+        from permil.pipeline import run_pipeline
 
+        # Importing the modules of the stages.
+        tuple(STAGES[name].functions for name in stages or ())
+        # Loaded modules stay until the end: garbage collection would visit them again and again.
+        gc.freeze()
+    finally:
+        gc.enable()
     run_pipeline(loaded, stages=stages)
 
 

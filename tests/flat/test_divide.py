@@ -10,8 +10,9 @@ from permil.errors import FlatError
 from permil.excess_scatter import variance_of_root
 from permil.flat.combine import PointingCombination
 from permil.flat.composite import composite_median, response_histogram
-from permil.flat.divide import LitImage, PointingWeights, divide_by_beam
+from permil.flat.divide import PointingWeights, divide_by_beam
 from permil.flat.metrics import PREDICTION, flat_metrics
+from permil.flat.pointings import LitImage
 from permil.flat.shared_errors import Plane
 from permil.products import MaskPlane
 

@@ -12,7 +12,8 @@ from kernel_levels import LEVELS, kernels_of
 from permil._kernels import flat as kernels
 from permil._kernels import joint as joint_kernels
 from permil.flat.combine import PointingCombination
-from permil.flat.divide import LitImage, PointingWeights, divide_by_beam
+from permil.flat.divide import PointingWeights, divide_by_beam
+from permil.flat.pointings import LitImage
 from permil.flat.superpixel import block_sums, flattened, median_image
 from permil.products import UNUSABLE, MaskPlane
 

@@ -9,8 +9,7 @@ import pytest
 
 from permil.beam.model import SplineTable
 from permil.camera import Detector, frames, load_camera
-from permil.flat.combine import CELL, LightLattice
-from permil.flat.joint.light import ExposureLight, JointLight, mean_light
+from permil.flat.joint.light import CELL, ExposureLight, JointLight, LightLattice, mean_light
 from permil.simulate.projector import weather_on_detector
 
 KNOTS_MM = 2.0

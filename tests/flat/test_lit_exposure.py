@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from permil.camera import Detector, load_camera
-from permil.flat.combine import LitExposure, Pointing, PointingCombination
-from permil.flat.divide import LitImage, PointingWeights, sampling_step
+from permil.flat.combine import PointingCombination
+from permil.flat.divide import PointingWeights, sampling_step
+from permil.flat.pointings import LitExposure, LitImage, Pointing
 from permil.isr import Calibration, Gains
 from permil.isr.open_exposure import RowSample, Strip, strips_of
 from permil.isr.reduce import DetectorImage

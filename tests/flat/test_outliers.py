@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from permil.camera import load_camera
-from permil.flat.combine import flag_outliers
+from permil.flat.pointings import flag_outliers
 from permil.products import MaskPlane
 
 SCALE, NOISE, THRESHOLD = 5e4, 100.0, 5.0

@@ -15,9 +15,10 @@ from permil.camera import frames
 from permil.engine import threaded_map
 from permil.errors import FlatError
 from permil.flat.boundaries import BoundarySteps, amplifier_factors, fit_boundary_steps
-from permil.flat.combine import CombinedFlat, LitPointing, PointingCombination
-from permil.flat.divide import LitImage, PointingFlat, PointingWeights, divide_by_beam, sampling_step
+from permil.flat.combine import CombinedFlat, PointingCombination
+from permil.flat.divide import PointingFlat, PointingWeights, divide_by_beam, sampling_step
 from permil.flat.metrics import flat_metrics, metrics_table
+from permil.flat.pointings import LitImage, LitPointing
 from permil.flat.shared_errors import Plane, SharedErrors, fit_plane, shared_places
 from permil.flat.superpixel import size_in_pixels, super_pixels
 from permil.isr.open_exposure import Strip, strips_of

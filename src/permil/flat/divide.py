@@ -18,7 +18,7 @@ the detector scaled with ``1 / B``.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,55 +28,12 @@ from permil.arrays import Float32Array, median
 from permil.beam import BeamModel
 from permil.camera import Detector, frames
 from permil.errors import FlatError
+from permil.flat.pointings import LitImage
 from permil.isr.exposure_group import ExposureStack
 from permil.products import is_usable
 
 _SAMPLES = 60_000
 """Pixels, about, from which the level and the noise of a pointing are taken."""
-
-
-@dataclass(frozen=True)
-class LitImage:
-    """A stack, or a part of one, with the light that fell on it.
-
-    Attributes
-    ----------
-    signal, variance, mask
-        Stack of one position, shape (ny, nx): electrons at the scale, its variance, planes of
-        `permil.products.MaskPlane`.
-    beam, beam_error
-        Beam in each pixel, 1 at its maximum, and its error in the same units; NaN where the beam is not known.
-    scale
-        Light of the stack in photodiode units: its mean photodiode reading, or the scale of the joint solution.
-    scale_error
-        Relative error of that.
-    """
-
-    signal: Float32Array
-    variance: Float32Array
-    mask: NDArray[np.integer]
-    beam: Float32Array
-    beam_error: Float32Array
-    scale: float
-    scale_error: float
-
-    @property
-    def pixels(self) -> tuple[Float32Array, Float32Array, NDArray[np.integer], Float32Array]:
-        """Signal, variance, mask and beam as kernels take them: without gaps between rows or columns."""
-        signal, variance, beam = (np.ascontiguousarray(each, np.float32) for each in (self.signal, self.variance, self.beam))
-        return signal, variance, np.ascontiguousarray(self.mask), beam
-
-    def part(self, rows: slice, columns: slice) -> LitImage:
-        """Return a part of it, without a copy."""
-        where = (rows, columns)
-        return replace(
-            self,
-            signal=self.signal[where],
-            variance=self.variance[where],
-            mask=self.mask[where],
-            beam=self.beam[where],
-            beam_error=self.beam_error[where],
-        )
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from permil.products import ImageProduct, is_usable, read_image
 if TYPE_CHECKING:
     from permil.beam import BeamModel
     from permil.camera import Detector
-    from permil.flat.combine import LitPointing
     from permil.flat.divide import PointingWeights
+    from permil.flat.pointings import LitPointing
 
 
 @dataclass(frozen=True)

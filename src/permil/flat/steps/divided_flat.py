@@ -15,7 +15,6 @@ from permil.camera import Camera, Detector, frames, shared_camera
 from permil.config import Config
 from permil.engine import background_calls, tell_part
 from permil.errors import FlatError
-from permil.flat.combine import LitStack
 from permil.flat.detector_flat import DetectorFlat, combine_detector
 from permil.flat.divide import lit_by_beam
 from permil.flat.orientation import (
@@ -30,6 +29,7 @@ from permil.flat.orientation import (
     scatter,
     unexplained_share,
 )
+from permil.flat.pointings import LitStack
 from permil.flat.shared_errors import DivideErrors
 from permil.flat.steps.exposures import LEAVES_OUT, PART_OF_EXPOSURES, FlatRequest, PointingGroup, require_pointings
 from permil.flat.steps.flat_files import keep_pointing

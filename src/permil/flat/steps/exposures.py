@@ -19,8 +19,8 @@ from permil.camera.frames import detector_to_ccs, projector_relative
 from permil.config import Config
 from permil.errors import FlatError, InputError, PermilError, PhotodiodeError
 from permil.exposures import SCAN, in_time_order
-from permil.flat.combine import Pointing
 from permil.flat.joint.data import ExposureList, epochs_between_pauses
+from permil.flat.pointings import Pointing
 from permil.isr import LeftOut
 
 LEAVES_OUT = (FlatError, InputError, PhotodiodeError)

@@ -17,7 +17,6 @@ from permil.camera import Camera, Detector, shared_camera
 from permil.config import Config
 from permil.engine import Work
 from permil.exposures import summarise_files
-from permil.flat.combine import LitPointing, Pointing
 from permil.flat.composite import (
     MosaicGrid,
     MosaicPiece,
@@ -30,6 +29,7 @@ from permil.flat.composite import (
 )
 from permil.flat.detector_flat import DetectorFlat, good_pixels
 from permil.flat.divide import PointingFlat
+from permil.flat.pointings import LitPointing, Pointing
 from permil.flat.steps.exposures import FlatRequest
 from permil.flat.superpixel import super_pixels
 from permil.isr import LeftOut

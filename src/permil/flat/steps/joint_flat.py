@@ -19,11 +19,11 @@ from permil.arrays import ArrayPool, Float32Array
 from permil.camera import Camera, shared_camera
 from permil.engine import background_calls, tell_part, threaded_map
 from permil.errors import FlatError, InputError, RawFormatError
-from permil.flat.combine import LitExposure, LitStack
 from permil.flat.detector_flat import STRIP_ROWS, DetectorFlat, combine_detector
-from permil.flat.divide import LitImage, sampling_step
+from permil.flat.divide import sampling_step
 from permil.flat.joint.file import read_errors, read_light
 from permil.flat.joint.light import ExposureLight, JointLight, mean_light
+from permil.flat.pointings import LitExposure, LitImage, LitStack
 from permil.flat.shared_errors import KnownErrors
 from permil.flat.signals import SuperPixelSignals, read_signals
 from permil.flat.steps.exposures import LEAVES_OUT, PART_OF_EXPOSURES, FlatRequest, PointingGroup, require_pointings

@@ -22,7 +22,7 @@ from permil.errors import InputError
 from permil.exposures import POINTING, SCAN
 from permil.flat.flat import Flat
 from permil.isr import Calibration
-from permil.isr.stage import detector_calibration
+from permil.isr.inputs import detector_calibration
 from permil.products import RunFolder, read_table
 
 

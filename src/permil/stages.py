@@ -97,7 +97,6 @@ _STAGES = (
         "Make superbias and gains of a run, or the superbias of one detector.",
         {"superbias": ("detector",), "noise": ("detector",)},
         examples=("permil isr config.yaml --detector R22_S11",),
-        module="permil.isr.run_isr",
     ),
     Stage("beam", "Measure the beam nodes of a run and fit the beam models, or those of one LED.", {"beam": ("led",)}),
     Stage(

@@ -21,7 +21,8 @@ from permil.errors import CalibrationError, FileWarning, InputError, RawFormatEr
 from permil.exposures import RawFile, build_index, read_exposure, read_raw
 from permil.exposures.checksums import sum_of_words
 from permil.exposures.segment_rows import read_rows
-from permil.isr.calibration.superbias import build_superbias, superbias_notes
+from permil.isr.bias_exposures import build_superbias
+from permil.isr.calibration.superbias import superbias_notes
 
 from .conftest import RawWriter, segment_pixels
 

@@ -19,9 +19,9 @@ from permil.exposures import RawFile, assemble, read_exposure, read_raw
 from permil.exposures.hdu import BLOCK
 from permil.exposures.segment_rows import read_rows
 from permil.exposures.stage import assemble_file
+from permil.isr.bias_exposures import build_superbias
 from permil.isr.box import BoxSignal
 from permil.isr.calibration.calibration import Calibration
-from permil.isr.calibration.superbias import build_superbias
 from permil.isr.exposure_group import stack_group
 from permil.isr.inputs import load_calibration
 from permil.isr.open_exposure import OpenExposure, RowSample, strips_of

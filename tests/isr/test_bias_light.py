@@ -9,7 +9,8 @@ from raw_frames import write
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.isr import OverscanOptions
-from permil.isr.calibration.superbias import bias_light, build_superbias, carries_light, mean_with_error, superbias_notes
+from permil.isr.bias_exposures import bias_light, build_superbias, carries_light, mean_with_error
+from permil.isr.calibration.superbias import superbias_notes
 from permil.products import read_image
 from permil.simulate.electronics import bias_pattern, level_drift
 

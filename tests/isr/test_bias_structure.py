@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from permil.isr.calibration.bias_structure import cell_means, measure_structure
+from permil.isr.bias_exposures import cell_means, measure_structure
 
 SHAPE = (250, 64)
 

@@ -11,7 +11,7 @@ from segments_in_memory import stack_segments
 
 from permil.camera.frames import take_segment
 from permil.isr import Gains, OverscanOptions, frame_light
-from permil.isr.calibration.superbias import bias_calibration
+from permil.isr.bias_exposures import bias_calibration
 from permil.isr.stack import light_steps
 from permil.products import MaskPlane
 

@@ -13,11 +13,12 @@ from segments_in_memory import reduce_segments
 
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PhotodiodeError
+from permil.isr.bias_exposures import build_superbias
 from permil.isr.calibration.gains import board_temperature, read_gains, write_gains_table
-from permil.isr.calibration.superbias import build_superbias, read_superbias
+from permil.isr.calibration.superbias import read_superbias
 from permil.isr.exposure_group import stack_group
+from permil.isr.inputs import load_calibration
 from permil.isr.reduce import reduce_file
-from permil.isr.stage import load_calibration
 from permil.products import MaskPlane, read_image, read_table
 
 GAIN = 1.25

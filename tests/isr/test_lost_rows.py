@@ -17,7 +17,8 @@ from permil.camera.frames import take_segment
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.isr import OverscanOptions
-from permil.isr.calibration.superbias import bias_calibration, build_superbias, superbias_notes
+from permil.isr.bias_exposures import bias_calibration, build_superbias
+from permil.isr.calibration.superbias import superbias_notes
 from permil.isr.exposure_group import stack_group
 from permil.isr.overscan import describe_lost, lost_runs, measure_overscan
 from permil.products import MaskPlane, read_image

@@ -11,7 +11,7 @@ from segments_in_memory import reduce_segments, stack_segments
 from permil.camera.frames import take_segment
 from permil.errors import CalibrationError
 from permil.isr import Gains, LinearityCurve, OverscanOptions, Superbias
-from permil.isr.calibration.superbias import bias_calibration
+from permil.isr.bias_exposures import bias_calibration
 from permil.products import MaskPlane
 
 

@@ -208,7 +208,7 @@ def test_only_one_run_works_in_a_folder(copied: Path) -> None:
 
 def test_a_superbias_that_is_remade_is_read_again(campaign: Path, tmp_path: Path) -> None:
     """In one process, too: the calibration is kept only as long as nothing that it is made from changes."""
-    from permil.isr.stage import shared_calibration
+    from permil.isr.inputs import shared_calibration
 
     folder = tmp_path / "run"
     shutil.copytree(campaign, folder, copy_function=os.link)

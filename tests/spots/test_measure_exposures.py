@@ -16,8 +16,8 @@ from permil.config.simulate import SimulateSpotsConfig
 from permil.config.spots import MeasureConfig
 from permil.errors import InputError
 from permil.isr import Calibration
-from permil.isr.calibration.superbias import build_superbias
-from permil.isr.stage import load_calibration
+from permil.isr.bias_exposures import build_superbias
+from permil.isr.inputs import load_calibration
 from permil.simulate.spots import SpotBench, SpotSimulationSummary, simulate_spots
 from permil.spots.inputs import measure_exposure
 

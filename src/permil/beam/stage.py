@@ -33,9 +33,9 @@ from permil.isr.calibration.calibration import Calibration, Superbias
 from permil.isr.calibration.gains import board_temperature
 from permil.isr.calibration.masks import hot_pixel_mask
 from permil.isr.calibration.superbias import read_superbias, superbias_path
-from permil.isr.inputs import load_calibration
+from permil.isr.inputs import calibration_fingerprint, load_calibration
 from permil.isr.reduce import check_detector, with_path
-from permil.isr.stage import calibration_fingerprint, reduction_of
+from permil.isr.stage import reduction_of
 from permil.products import FINGERPRINT_CARD, RunFolder, make_folder, read_table, write_hdus, write_table, writing
 from permil.products.sensor_identity import card_of
 from permil.progress import StageReport, do_tasks

@@ -29,9 +29,9 @@ from permil.exposures import POINTING, SCAN
 from permil.flat.divide import sampling_step
 from permil.isr.calibration.calibration import Calibration
 from permil.isr.calibration.masks import hot_pixel_mask
-from permil.isr.inputs import given_defects
+from permil.isr.inputs import detector_calibration, given_defects
 from permil.isr.open_exposure import OpenExposure, RowSample, Strip, strips_of
-from permil.isr.stage import common_serial, detector_calibration, memory_for, reduction_of, seconds_of_file
+from permil.isr.stage import common_serial, memory_for, reduction_of, seconds_of_file
 from permil.products import MaskPlane, RunFolder, is_usable, origin_entries, read_image, read_table, write_table
 from permil.progress import StageReport, do_tasks
 from permil.stages import StageFunctions

@@ -23,9 +23,9 @@ from permil.engine import tell_part, threaded_map
 from permil.errors import FlatError, InputError, PermilError
 from permil.flat.joint.data import DetectorSignals, logarithm_of
 from permil.flat.superpixel import SuperPixelLayout, average_exposure, flattened, make_layout, size_in_pixels
+from permil.isr.inputs import detector_calibration
 from permil.isr.open_exposure import RowSample
 from permil.isr.reduce import DetectorImage, reduce_file
-from permil.isr.stage import detector_calibration
 from permil.products import FINGERPRINT_CARD, RunFolder, is_good, is_usable, provenance, whole_file, write_hdus
 
 SIGNALS_FORMAT = 2

@@ -1,7 +1,8 @@
-"""Read the calibration files of one detector named in the configuration: gains, superbias, linearity, crosstalk and defects."""
+"""The calibration of one detector from the files that the configuration names: gains, superbias, linearity, crosstalk and defects."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from astropy.table import Table
 from permil.arrays import FloatArray
 from permil.camera import Camera, Detector, camera_names, shared_camera
 from permil.camera.model import serial_key
+from permil.config import Config
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError
 from permil.isr.calibration.calibration import Calibration
@@ -20,7 +22,7 @@ from permil.isr.calibration.linearity import linearity_from_table
 from permil.isr.calibration.masks import Box, defect_boxes, hot_pixel_mask, mask_of_boxes, zone_mask
 from permil.isr.calibration.superbias import read_superbias, superbias_path
 from permil.isr.overscan import overscan_options
-from permil.products import shared_table
+from permil.products import RunFolder, fingerprint, shared_table, stored_fingerprint
 
 _BOX_COLUMNS = ("x0", "y0", "width", "height")
 
@@ -82,6 +84,61 @@ def load_calibration(
         temperature_reference=config.temperature_reference,
         temperature_card=config.temperature_card,
     )
+
+
+def detector_calibration(config: Config, camera: Camera, folder: RunFolder, detector: str) -> Calibration:
+    """Load the calibration of a detector, with the superbias of this run.
+
+    Raises
+    ------
+    CalibrationError, InputError
+        See `load_calibration`.
+    """
+    superbias = folder.superbias(detector)
+    return load_calibration(camera[detector], camera, config.isr, superbias=superbias)
+
+
+def shared_calibration(config: Config, folder: RunFolder, detector: str) -> Calibration:
+    """Return the calibration of a detector, read once per process while its inputs are unchanged.
+
+    Raises
+    ------
+    CalibrationError, InputError
+        See `load_calibration`.
+    """
+    # Keyed by the JSON of the options, which themselves cannot be hashed, and by the state of every input.
+    state = calibration_fingerprint(config, folder, detector)
+    return _calibration(config.isr.model_dump_json(), config.camera, folder.superbias(detector), detector, state)
+
+
+@lru_cache(maxsize=4)
+def _calibration(isr_json: str, camera_name: str, superbias: Path, detector: str, _state: str) -> Calibration:
+    camera, options = shared_camera(camera_name), IsrConfig.model_validate_json(isr_json)
+    return load_calibration(camera[detector], camera, options, superbias=superbias)
+
+
+def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) -> str:
+    """Return the fingerprint of the calibration of a detector."""
+    upstream = [stored_fingerprint(folder.superbias(detector)) or ""] if config.isr.bias == "auto" else []
+    isr = config.isr.model_dump(mode="json", exclude={"photon_transfer"})
+    options = {"isr": isr, "camera": config.camera, "detector": detector}
+    options["checksums"] = config.exposures.checksums
+    return fingerprint(options, files=calibration_files(config, detector), upstream=upstream)
+
+
+def calibration_files(config: Config, detector: str) -> list[Path]:
+    """Return the files that the section `isr` names for a detector."""
+    files: list[Path] = []
+    for name in ("gains", "linearity", "crosstalk", "defects", "bias"):
+        path = Path(getattr(config.isr, name))
+        if not path.is_dir():
+            files.append(path)
+        elif name == "bias":
+            found = superbias_path(config.isr.bias, shared_camera(config.camera)[detector], None)
+            files += [] if found is None else [found]
+        else:
+            files += sorted(path.glob(f"*{detector}*"))
+    return files
 
 
 def given_defects(source: str, detector: Detector, *, camera: Camera) -> list[Box]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +14,15 @@ from permil.camera import Camera, Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
 from permil.context import Run
-from permil.engine import Task, Work
-from permil.errors import CalibrationError, InputError
+from permil.errors import InputError
 from permil.exposures import POINTING, SCAN, Index
 from permil.isr.calibration.calibration import Calibration
 from permil.isr.calibration.gains import read_gains
+from permil.isr.inputs import detector_calibration
 from permil.isr.photon_transfer import SIGNIFICANT, CurvaturePrior, GainRatio, TransferGains, TransferPoints, fit_gains
 from permil.isr.reduce import reduce_file
 from permil.isr.repeated_images import REACH, NoiseMoments, noise_moments
-from permil.isr.stage import detector_calibration, memory_for, reduction_of, seconds_of_file
-from permil.products import RunFolder, fingerprint, is_current, is_good, read_table, write_table
-from permil.progress import StageReport, do_tasks
+from permil.products import RunFolder, is_good, read_table, write_table
 
 USUAL_BEND = 2e-3
 """Prior of a loss of signal at 50,000 electrons that no linearity table corrects."""
@@ -74,33 +72,6 @@ def repeated_groups(index: Index, detector: Detector) -> list[tuple[str, ...]]:
     return groups
 
 
-def noise_task(run: Run, detector: str) -> Task | None:
-    """Declare the noise of the repeated images of a detector; None without such images."""
-    groups = tuple(repeated_groups(run.index, run.camera[detector]))
-    if not groups:
-        return None
-    files, reduction = [path for group in groups for path in group], reduction_of(run, detector)
-
-    def work(task: Task) -> Work:
-        return Work(
-            measure_noise, [NoiseRequest(run.config, run.folder.root, detector, groups, task.outputs[0], task.fingerprint)]
-        )
-
-    return Task(
-        ("noise", detector),
-        "photon transfer",
-        work,
-        outputs=(run.folder.noise_moments(detector),),
-        options=reduction.options,
-        facts=[len(group) for group in groups],
-        files=[*files, *reduction.files],
-        needs=reduction.needs,
-        command=("isr", "--step", "noise", "--detector", detector),
-        seconds=len(files) * 2 * seconds_of_file(run.camera[detector]),
-        memory=memory_for(run.camera[detector], bytes_per_pixel=60 + 4 * max(map(len, groups))),
-    )
-
-
 def measure_noise(task: NoiseRequest) -> None:
     """Measure the noise of the repeated images of a detector and write it.
 
@@ -130,7 +101,7 @@ def measure_noise(task: NoiseRequest) -> None:
 
 
 def _group_moments(config: Config, camera: Camera, calibration: Calibration, paths: Sequence[str]) -> list[NoiseMoments]:
-    """Return the moments of the images of one position, one for each amplifier that has light; nothing of fewer than two images."""
+    """Return the moments of the images of one position, one for each amplifier that has light; empty for fewer than two images."""
     detector, gain = calibration.detector, calibration.gains.gain
     images = np.empty((len(paths), *detector.shape), dtype=np.float32)
     usable = np.ones(detector.shape, dtype=np.bool_)
@@ -140,7 +111,7 @@ def _group_moments(config: Config, camera: Camera, calibration: Calibration, pat
         try:
             image = reduce_file(path, camera, calibration, checksums=config.exposures.checksums)
         except InputError:
-            # Whoever reduces it for the flat lists it.
+            # It is listed when it is reduced for the flat.
             continue
         images[len(noise)] = image.image
         usable &= is_good(image.mask)
@@ -158,71 +129,32 @@ def _group_moments(config: Config, camera: Camera, calibration: Calibration, pat
     return found
 
 
-def measure_gains(run: Run, detectors: Sequence[str]) -> StageReport:
-    """Measure the gains of all detectors, vendor by vendor, and write `RunFolder.measured_gains`.
-
-    Raises
-    ------
-    CalibrationError
-        If there are no repeated images, or the gains of this run are measured ones or none.
-    """
-    gains, folder = run.config.isr.gains, run.folder
-    if gains in (str(folder.measured_gains), "none"):
-        raise CalibrationError(
-            f"gains cannot be measured with isr.gains: {'none' if gains == 'none' else 'measured'}, since they are compared with the "
-            "given ones",
-            remedy="name a table of gains, or set isr.photon_transfer to false",
-        )
-    report = StageReport("isr")
-    tasks = [task for name in detectors if (task := noise_task(run, name)) is not None]
-    if not tasks:
-        raise CalibrationError(
-            "no position has two images of one LED, so that no noise can be measured",
-            remedy="set isr.photon_transfer to false",
-        )
-    report.count(do_tasks(tasks))
-    digest = fingerprint({"step": "photon transfer"}, upstream=[task.fingerprint for task in tasks])
-    # The fit is small: it is always repeated, so that its messages appear in every run.
-    rows: list[tuple[object, ...]] = []
-    meta: dict[str, object] = {"fingerprint": digest, "gains": Path(gains).name, "vendors": {}}
-    measured = [task.key[1] for task in tasks]
-    for vendor in sorted({run.camera[name].vendor for name in measured}):
-        found, facts, messages = _measure_vendor(run, vendor, [name for name in measured if run.camera[name].vendor == vendor])
-        rows += found
-        meta["vendors"][vendor] = facts  # type: ignore[index]
-        report.messages += messages
-    # A table that a later run applies must not look new when it is not.
-    if not is_current(folder.measured_gains, digest):
-        write_table(folder.measured_gains, _table(rows, meta))
-    return report
-
-
-def _measure_vendor(
+def measure_vendor(
     run: Run, vendor: str, detectors: Sequence[str]
 ) -> tuple[list[tuple[object, ...]], dict[str, float], list[str]]:
-    """Return rows of the table of one vendor, facts about it, and what a person should know."""
+    """Return rows of the table of one vendor, facts about it, and messages for the user."""
     isr, camera = run.config.isr, run.camera
     names = [(name, amplifier.name) for name in detectors for amplifier in camera[name].amplifiers]
-    handed_over = np.concatenate([read_gains(isr, camera[name], camera=camera).gain for name in detectors])
+    given = np.concatenate([read_gains(isr, camera[name], camera=camera).gain for name in detectors])
     points = _read_points(run, detectors)
     if not len(points):
         return (
-            [(*names[place], vendor, handed_over[place], *[np.nan] * 9, False) for place in range(len(names))],
+            [(*names[place], vendor, given[place], *[np.nan] * 9, False) for place in range(len(names))],
             {},
-            [f"{vendor}: no amplifier has light of which the noise can be measured; its gains stay as they are"],
+            [f"{vendor}: no amplifier has light whose noise can be measured; its gains stay as they are"],
         )
     fit = fit_gains(points, len(names), curvature=_curvature(run.config, run.folder, names))
-    found = fit.ratio(handed_over)
+    found = fit.ratio(given)
     measured = np.isfinite(fit.gain)
-    kept = handed_over[measured].mean() / fit.gain[measured].mean()
-    gain = np.where(measured, fit.gain * kept, handed_over)
+    kept = given[measured].mean() / fit.gain[measured].mean()
+    gain = np.where(measured, fit.gain * kept, given)
     rows: list[tuple[object, ...]] = [
         (
             *names[place],
             vendor,
             gain[place],
             gain[place] * np.hypot(found.error[place], fit.unseen[place]),
-            handed_over[place],
+            given[place],
             fit.gain[place],
             fit.gain_err[place],
             fit.systematic[place],
@@ -302,12 +234,12 @@ def _messages(vendor: str, names: Sequence[tuple[str, str]], fit: TransferGains,
     return [summary, *sentences[:_MOST_NAMES], *more]
 
 
-def _table(rows: Sequence[tuple[object, ...]], meta: dict[str, object]) -> Table:
+def gain_table(rows: Sequence[tuple[object, ...]], meta: Mapping[str, object]) -> Table:
     """Return the table of measured gains; it can be given to ``isr.gains``."""
     gains = ("gain", "gain_err", "handed_over", "measured", "measured_err", "systematic_err")
     names = ("detector", "amp", "vendor", *gains, "ratio", "ratio_err", "pull", "inconsistency", "contradicts")
     table = Table(rows=list(rows), names=names, dtype=("U16", "U8", "U8", *["f8"] * 10, "?"))
     for name in gains:
         table[name].unit = "electron / adu"
-    table.meta = meta
+    table.meta = dict(meta)
     return table

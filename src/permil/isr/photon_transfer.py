@@ -152,17 +152,17 @@ class TransferGains:
     rows: FloatArray
     shared: FloatArray
 
-    def ratio(self, handed_over: FloatArray) -> GainRatio:
+    def ratio(self, given: FloatArray) -> GainRatio:
         """Compare with other gains of the same amplifiers.
 
         The mean ratio of the amplifiers that do not contradict the other gains is 1.
 
         Parameters
         ----------
-        handed_over : ndarray, shape (n_amplifiers,)
+        given : ndarray, shape (n_amplifiers,)
             Electrons per adu.
         """
-        logarithm = np.log(self.gain / handed_over)
+        logarithm = np.log(self.gain / given)
         measured = np.isfinite(logarithm)
         reference, centre = measured, float(np.nanmedian(logarithm)) if measured.any() else np.nan
         error = np.full(logarithm.size, np.nan)
@@ -190,7 +190,7 @@ class TransferGains:
 
 @dataclass(frozen=True)
 class GainRatio:
-    """Measured over handed-over gains, their mean over the vendor taken off.
+    """Measured over given gains, relative to their mean over the vendor.
 
     Parameters
     ----------

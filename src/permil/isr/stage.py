@@ -1,47 +1,41 @@
-"""Superbias and gains of the detectors of a run, and the calibration that stages reduce raw files with."""
+"""The stage `isr`: superbias, gains and measured gains of the detectors of a run, and what other tasks that reduce raw files depend on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from astropy.table import Table
 
-from permil.camera import Camera, Detector, shared_camera
+from permil.camera import Detector, shared_camera
 from permil.config import Config
 from permil.config.isr import IsrConfig
 from permil.context import Run
 from permil.engine import MEMORY_OF_PROCESS, Task, Work
-from permil.errors import CalibrationError
-from permil.exposures import BIAS
-from permil.isr.calibration.calibration import Calibration
+from permil.errors import CalibrationError, ConfigError
+from permil.exposures import BIAS, POINTING, SCAN, SPOT
+from permil.isr.bias_exposures import SUPERBIAS_FORMAT, build_superbias
 from permil.isr.calibration.gains import board_temperature, read_gains, write_gains_table
-from permil.isr.calibration.superbias import (
-    SUPERBIAS_FORMAT,
-    build_superbias,
-    check_superbias_serial,
-    superbias_notes,
-    superbias_path,
-)
-from permil.isr.inputs import check_defects_serial, load_calibration
-from permil.products import RunFolder, check_output, fingerprint, stored_fingerprint
+from permil.isr.calibration.superbias import check_superbias_serial, superbias_notes
+from permil.isr.inputs import calibration_files, check_defects_serial
+from permil.isr.measured_gains import NoiseRequest, gain_table, measure_noise, measure_vendor, repeated_groups
+from permil.products import check_output, fingerprint, is_current, write_table
 from permil.progress import StageReport, do_tasks
+from permil.stages import StageFunctions
 
 __all__ = [
+    "STAGE",
     "Reduction",
     "board_temperature",
-    "calibration_files",
-    "calibration_fingerprint",
     "common_serial",
-    "detector_calibration",
     "make_calibrations",
     "memory_for",
+    "reduced_detectors",
     "reduction_of",
     "seconds_of_file",
-    "shared_calibration",
     "size_of_image",
     "superbias_task",
 ]
@@ -104,6 +98,23 @@ def _superbias_task(run: Run, detector: str) -> Task:
     )
 
 
+def _make_superbias(
+    name: str, *, config: Config, paths: Sequence[str], output: Path, fingerprint: str, origin: Mapping[str, Any]
+) -> None:
+    """Make and write the superbias of one detector."""
+    camera = shared_camera(config.camera)
+    build_superbias(
+        paths,
+        camera[name],
+        camera,
+        config.isr,
+        output,
+        fingerprint=fingerprint,
+        origin=origin,
+        checksums=config.exposures.checksums,
+    )
+
+
 _REDUCTION_OPTIONS = tuple(f"isr.{name}" for name in IsrConfig.model_fields if name != "photon_transfer")
 """Options that affect reduced images; photon transfer does not."""
 
@@ -160,79 +171,121 @@ def make_calibrations(run: Run, detectors: Sequence[str]) -> StageReport:
     return report
 
 
-def _make_superbias(
-    name: str, *, config: Config, paths: Sequence[str], output: Path, fingerprint: str, origin: Mapping[str, Any]
-) -> None:
-    """Make and write the superbias of one detector."""
-    camera = shared_camera(config.camera)
-    build_superbias(
-        paths,
-        camera[name],
-        camera,
-        config.isr,
-        output,
-        fingerprint=fingerprint,
-        origin=origin,
-        checksums=config.exposures.checksums,
-    )
-
-
-def detector_calibration(config: Config, camera: Camera, folder: RunFolder, detector: str) -> Calibration:
-    """Load the calibration of a detector, with the superbias of this run.
-
-    Raises
-    ------
-    CalibrationError, InputError
-        See `permil.isr.inputs.load_calibration`.
-    """
-    superbias = folder.superbias(detector)
-    return load_calibration(camera[detector], camera, config.isr, superbias=superbias)
-
-
-def shared_calibration(config: Config, folder: RunFolder, detector: str) -> Calibration:
-    """Return the calibration of a detector, read once per process while its inputs are unchanged.
-
-    Raises
-    ------
-    CalibrationError, InputError
-        See `permil.isr.inputs.load_calibration`.
-    """
-    # Keyed by the JSON of the options, which themselves cannot be hashed, and by the state of every input.
-    state = calibration_fingerprint(config, folder, detector)
-    return _calibration(config.isr.model_dump_json(), config.camera, folder.superbias(detector), detector, state)
-
-
-@lru_cache(maxsize=4)
-def _calibration(isr_json: str, camera_name: str, superbias: Path, detector: str, _state: str) -> Calibration:
-    camera, options = shared_camera(camera_name), IsrConfig.model_validate_json(isr_json)
-    return load_calibration(camera[detector], camera, options, superbias=superbias)
-
-
-def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) -> str:
-    """Return the fingerprint of the calibration of a detector."""
-    upstream = [stored_fingerprint(folder.superbias(detector)) or ""] if config.isr.bias == "auto" else []
-    isr = config.isr.model_dump(mode="json", exclude={"photon_transfer"})
-    options = {"isr": isr, "camera": config.camera, "detector": detector}
-    options["checksums"] = config.exposures.checksums
-    return fingerprint(options, files=calibration_files(config, detector), upstream=upstream)
-
-
-def calibration_files(config: Config, detector: str) -> list[Path]:
-    """Return the files that the section `isr` names for a detector."""
-    files: list[Path] = []
-    for name in ("gains", "linearity", "crosstalk", "defects", "bias"):
-        path = Path(getattr(config.isr, name))
-        if not path.is_dir():
-            files.append(path)
-        elif name == "bias":
-            found = superbias_path(config.isr.bias, shared_camera(config.camera)[detector], None)
-            files += [] if found is None else [found]
-        else:
-            files += sorted(path.glob(f"*{detector}*"))
-    return files
-
-
 def common_serial(rows: Table, detector: str) -> str:
     """Return the serial number common to all rows of a detector in the index; empty if there is none or several."""
     serials = {str(serial).strip() for serial in rows["serial"][rows["detector"] == detector]} - {""}
     return serials.pop() if len(serials) == 1 else ""
+
+
+def noise_task(run: Run, detector: str) -> Task | None:
+    """Declare the noise of the repeated images of a detector; None without such images."""
+    groups = tuple(repeated_groups(run.index, run.camera[detector]))
+    if not groups:
+        return None
+    files, reduction = [path for group in groups for path in group], reduction_of(run, detector)
+
+    def work(task: Task) -> Work:
+        return Work(
+            measure_noise, [NoiseRequest(run.config, run.folder.root, detector, groups, task.outputs[0], task.fingerprint)]
+        )
+
+    return Task(
+        ("noise", detector),
+        "photon transfer",
+        work,
+        outputs=(run.folder.noise_moments(detector),),
+        options=reduction.options,
+        facts=[len(group) for group in groups],
+        files=[*files, *reduction.files],
+        needs=reduction.needs,
+        command=("isr", "--step", "noise", "--detector", detector),
+        seconds=len(files) * 2 * seconds_of_file(run.camera[detector]),
+        memory=memory_for(run.camera[detector], bytes_per_pixel=60 + 4 * max(map(len, groups))),
+    )
+
+
+def measure_gains(run: Run, detectors: Sequence[str]) -> StageReport:
+    """Measure the gains of all detectors, vendor by vendor, and write `RunFolder.measured_gains`.
+
+    Raises
+    ------
+    CalibrationError
+        If there are no repeated images, or the gains of this run are measured ones or none.
+    """
+    gains, folder = run.config.isr.gains, run.folder
+    if gains in (str(folder.measured_gains), "none"):
+        raise CalibrationError(
+            f"gains cannot be measured with isr.gains: {'none' if gains == 'none' else 'measured'}, since they are compared with the "
+            "given ones",
+            remedy="name a table of gains, or set isr.photon_transfer to false",
+        )
+    report = StageReport("isr")
+    tasks = [task for name in detectors if (task := noise_task(run, name)) is not None]
+    if not tasks:
+        raise CalibrationError(
+            "no position has two images of one LED, so that no noise can be measured",
+            remedy="set isr.photon_transfer to false",
+        )
+    report.count(do_tasks(tasks))
+    digest = fingerprint({"step": "photon transfer"}, upstream=[task.fingerprint for task in tasks])
+    # The fit is small: it is always repeated, so that its messages appear in every run.
+    rows: list[tuple[object, ...]] = []
+    vendors: dict[str, dict[str, float]] = {}
+    measured = [task.key[1] for task in tasks]
+    for vendor in sorted({run.camera[name].vendor for name in measured}):
+        found, facts, messages = measure_vendor(run, vendor, [name for name in measured if run.camera[name].vendor == vendor])
+        rows += found
+        vendors[vendor] = facts
+        report.messages += messages
+    # An unchanged table keeps its date: a later run may apply it.
+    if not is_current(folder.measured_gains, digest):
+        meta = {"fingerprint": digest, "gains": Path(gains).name, "vendors": vendors}
+        write_table(folder.measured_gains, gain_table(rows, meta))
+    return report
+
+
+def run_isr(run: Run) -> StageReport:
+    """Make superbias and gains of every detector that is reduced; measure gains with ``isr.photon_transfer``."""
+    detectors = reduced_detectors(run)
+    made = make_calibrations(run, detectors)
+    if run.config.isr.photon_transfer:
+        measured = measure_gains(run, detectors)
+        made.done, made.skipped = made.done + measured.done, made.skipped + measured.skipped
+        made.messages += measured.messages
+    return made
+
+
+def reduced_detectors(run: Run) -> list[str]:
+    """Return the detectors that are reduced: those with requested pointings or stars, and those on which the beam is measured."""
+    index, wanted = run.index, run.config.flat.detectors
+    pointed = set(index.select(purpose=POINTING)["detector"])
+    names = {name for name in pointed if not wanted or name in wanted or name[:3] in wanted}
+    scanned = set(index.select(purpose=SCAN)["detector"])
+    if scanned:
+        watching = [reference.detector for reference in run.config.beam.reference] or [run.camera.reference.detector]
+        names |= {run.camera[label].name for label in watching} & scanned
+    stars = set(index.select(purpose=SPOT)["detector"])
+    chosen = {run.camera[label].name for label in run.config.spots.detectors}
+    names |= stars & chosen if chosen else stars
+    return [name for name in run.camera.detectors if name in names]
+
+
+def _tasks(run: Run, _earlier: Sequence[Task]) -> list[Task]:
+    detectors, options = reduced_detectors(run) if run.has_exposures else [], run.config.isr
+    superbiases = [superbias_task(run, name) for name in detectors] if options.bias == "auto" else []
+    noise = [noise_task(run, name) for name in detectors] if options.photon_transfer else []
+    return [*superbiases, *(task for task in noise if task is not None)]
+
+
+def _single(run: Run, step: str, _led: str, detector: str) -> list[Task]:
+    if step == "noise":
+        if not run.config.isr.photon_transfer:
+            raise ConfigError("no gains are measured with isr.photon_transfer=false", remedy="leave this task out")
+        task = noise_task(run, detector)
+        return [] if task is None else [task]
+    if run.config.isr.bias != "auto":
+        raise ConfigError(f"there is no superbias to make with isr.bias={run.config.isr.bias}", remedy="leave this task out")
+    return [superbias_task(run, detector)]
+
+
+STAGE = StageFunctions(run_isr, is_wanted=lambda run: run.has_exposures, tasks=_tasks, single=_single)

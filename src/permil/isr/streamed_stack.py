@@ -47,7 +47,7 @@ from permil.isr.stack import (
 )
 from permil.products.masks import is_usable
 
-# IntArray that are read at a time, bytes when decoded to 16 bits.
+# Rows that are read at a time, bytes when decoded to 16 bits.
 _PROBED_AT_A_TIME = 4_000_000
 
 
@@ -299,7 +299,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class _RowBlock:
-    """IntArray of some segments that are stacked together, through all files."""
+    """Rows of some segments that are stacked together, through all files."""
 
     group: SegmentGroup
     rows: IntArray

@@ -21,8 +21,9 @@ from permil.exposures import SPOT
 from permil.exposures.checksums import Checksums
 from permil.exposures.exposure import Exposure, read_exposure
 from permil.isr import Calibration
+from permil.isr.inputs import shared_calibration
 from permil.isr.reduce import reduce_file
-from permil.isr.stage import Reduction, memory_for, reduction_of, shared_calibration
+from permil.isr.stage import Reduction, memory_for, reduction_of
 from permil.products import FINGERPRINT_CARD, RunFolder
 from permil.products.folder import SpotsFolder
 from permil.spots.catalog import SpotCatalog, facts_of_name, growth_hdu, stem_of, write_catalog

@@ -35,8 +35,8 @@ from permil.flat.steps.exposures import LEAVES_OUT, PART_OF_EXPOSURES, FlatReque
 from permil.flat.steps.flat_files import keep_pointing
 from permil.isr import Calibration, LeftOut
 from permil.isr.exposure_group import stack_group
+from permil.isr.inputs import detector_calibration
 from permil.isr.stack import Stack
-from permil.isr.stage import detector_calibration
 from permil.products import RunFolder, is_usable
 
 DARK = 3.0

@@ -31,8 +31,8 @@ from permil.flat.steps.flat_files import keep_pointing
 from permil.flat.superpixel import median_image
 from permil.isr import Calibration, LeftOut
 from permil.isr.exposure_group import stack_group
+from permil.isr.inputs import detector_calibration
 from permil.isr.open_exposure import FEW_PIXELS, OpenExposure, RowSample, Strip, strips_of
-from permil.isr.stage import detector_calibration
 from permil.products import RunFolder, is_usable
 
 NOTHING_USABLE = "none of its super-pixels can be used: their pixels are saturated, masked or without data"

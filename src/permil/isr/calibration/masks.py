@@ -121,8 +121,7 @@ def mask_of_boxes(boxes: Iterable[Box], detector: Detector) -> Mask:
 def hot_pixel_mask(superbias: Float32Array, detector: Detector, *, threshold: float) -> Mask:
     """Return the plane BAD where the superbias differs from its column by `threshold` sigma.
 
-    Sigma is 1.4826 times the median absolute deviation from the column medians, per amplifier (at least 0.1 adu); ``threads``
-    amplifiers are searched at the same time.
+    Sigma is 1.4826 times the median absolute deviation from the column medians, per amplifier (at least 0.1 adu).
     """
     mask = np.zeros(detector.shape, dtype=np.int16)
 

@@ -1,10 +1,10 @@
-"""Non-linearity of amplifiers from the residuals of a joint solution: how they differ, and what they have in common does to the flat.
+"""Non-linearity of amplifiers from the residuals of a joint solution: their differences, and the effect of their mean on the flat.
 
 A non-linear response makes the logarithm of a signal lower by ``k d / d_0``, with the signal ``d``, the reference ``d_0`` (50,000
 electrons) and the loss ``k`` of the amplifier. The response of a super-pixel absorbs the mean of this over exposures. What all amplifiers
 have in common looks like another beam, ``B (1 - k B)``, where the lamp is steady; but amplifiers that are lit by the same beam at different
-places in it tell how their losses differ. With the regressor ``x = -d / d_0``, less its weighted mean over the exposures of each
-super-pixel, the rows ``X`` of all other unknowns and their covariance ``V``, the signals know of the losses
+places in it show how their losses differ. With the regressor ``x = -d / d_0``, less its weighted mean over the exposures of each
+super-pixel, the rows ``X`` of all other unknowns and their covariance ``V``, the information of the signals on the losses and its pull are
 
     I = x' W x - x' W X V X' W x,      h = x' W r,
 
@@ -13,7 +13,7 @@ in common: errors grow by the scatter of the loss between stage moves.
 
 Where the beam has fine structure (`permil.flat.joint.details`), ``V`` of coarse knots takes it as known. With the equations ``H`` of fine
 knots, ``x' W X H^-1 X' W x v`` is one solution for each combination ``v`` of losses. The two differ in few combinations: those of the space
-that Lanczos' method (1950) spans from ``h``, with what coarse knots know as metric.
+that Lanczos' method (1950) spans from ``h``, with the information of coarse knots as metric.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 from scipy import linalg
@@ -44,7 +44,7 @@ SIGNIFICANT = 5.0
 """Standard errors beyond which the loss of an amplifier differs from the mean."""
 
 _HARMLESS = 1e-6
-"""Share of the prior's information up to which a negative eigenvalue of what the signals know changes nothing."""
+"""Share of the prior's information up to which a negative eigenvalue of the information of the signals changes nothing."""
 
 _MOST_COMBINATIONS = 48
 """Combinations of losses in which the fine structure of the beam is unknown."""
@@ -98,7 +98,7 @@ class AmplifierLosses:
     levels : dict
         By how much the level of each detector against the mean of all is wrong (relative), for a loss of 1 that all have in common.
     whole_covariance : ndarray, shape (n, n)
-        Of the losses themselves; what they have in common is known from the prior alone.
+        Of the losses themselves; their mean is known from the prior alone.
     coupled : ndarray, shape (n, m)
         ``X' W x`` of all other unknowns for each amplifier.
     means : dict
@@ -140,12 +140,12 @@ class AmplifierLosses:
 
     @property
     def scatter(self) -> float:
-        """Root mean square of the differences, what their errors give taken off."""
+        """Root mean square of the differences, without the part of their errors."""
         return max(float(np.mean(self.loss**2)) - float(np.mean(self.error**2)), 0.0) ** 0.5
 
     @property
     def level_error(self) -> float:
-        """Root mean square over detectors of what a usual common loss does to their levels."""
+        """Root mean square over detectors of the change of their levels by a usual common loss."""
         return USUAL_LOSS * float(np.sqrt(np.mean(np.square(list(self.levels.values())))))
 
 
@@ -168,10 +168,61 @@ def measure_losses(
     details_known
         Take the fine structure of the beam as known, which saves some dozen solutions; losses and errors are too small then.
     """
+    equations = _loss_equations(solution, detectors, amplifiers, reference)
+    information = _not_negative(np.diag(equations.diagonal) - solution.factor.products(equations.coupled.T))
+    prior = np.eye(len(equations.owners)) * USUAL_LOSS**-2.0
+    search, of_details = None, None
+    if solution.model.details is not None and not details_known:
+        search = _DetailSearch(solution, detectors, amplifiers, reference, _places_of(equations.owners))
+        of_details = search.losses(equations.diagonal, information, equations.pull)
+        information = of_details.information
+    loss = linalg.solve(information + prior, equations.pull, assume_a="pos", overwrite_a=True, check_finite=False)
+    if search is None:
+        better, levels = _solution_and_levels(solution, equations, loss)
+    else:
+        better, levels = search.solution_with(loss), search.levels(np.ones(len(loss)))
+    found = dict(zip(equations.owners, zip(loss, equations.diagonal, strict=True), strict=True))
+    excess = _excess(better, detectors, amplifiers, reference, found)
+    covariance = inverse_of(np.linalg.cholesky(information / excess + prior))
+    likeliest = covariance @ equations.pull / excess
+    common = float(np.mean(list(levels.values()))) if levels else 0.0
+    return AmplifierLosses(
+        [name for name, _ in equations.owners],
+        np.array([number for _, number in equations.owners], dtype=np.int64),
+        likeliest - (likeliest.mean() if equations.owners else 0.0),
+        _of_differences(covariance),
+        {name: level - common for name, level in levels.items()},
+        covariance,
+        equations.coupled,
+        equations.means,
+        of_details,
+    )
+
+
+class _LossEquations(NamedTuple):
+    """Equations of the losses of all lit amplifiers, by detector and number.
+
+    ``diagonal``, ``pull``: ``x' W x`` and ``x' W r`` of each; ``coupled``: ``X' W x``, a row for each; ``means``: see `AmplifierLosses`;
+    ``levels``: for each detector with light, the change of its mean response by a loss of 1, other unknowns known, and the gradient of the
+    mean response with respect to them.
+    """
+
+    owners: list[tuple[str, int]]
+    diagonal: FloatArray
+    pull: FloatArray
+    coupled: FloatArray
+    means: dict[str, FloatArray]
+    levels: dict[str, tuple[float, FloatArray]]
+
+
+def _loss_equations(
+    solution: JointSolution, detectors: Sequence[DetectorSignals], amplifiers: Mapping[str, IntArray], reference: float
+) -> _LossEquations:
+    """Return the equations of the losses, summed over the signals at a solution."""
     rows: list[FloatArray] = []
     owners: list[tuple[str, int]] = []
     known: list[tuple[float, float]] = []
-    moved: dict[str, tuple[float, FloatArray]] = {}
+    levels: dict[str, tuple[float, FloatArray]] = {}
     means: dict[str, FloatArray] = {}
     for detector in detectors:
         signals = _Signals.of(solution, detector, amplifiers[detector.name], reference)
@@ -183,41 +234,19 @@ def measure_losses(
             rows.append(_gradient(derivatives, solution.model.size, signals.regressor, chosen))
         means[detector.name] = signals.means
         if signals.lit.any():
-            moved[detector.name] = signals.level, _gradient(derivatives, solution.model.size, signals.shares())
-    matrix = np.array(rows).reshape(len(rows), solution.model.size)
+            levels[detector.name] = signals.level, _gradient(derivatives, solution.model.size, signals.shares())
     diagonal, pull = np.array(known).reshape(-1, 2).T
-    information, prior = (
-        _not_negative(np.diag(diagonal) - solution.factor.products(matrix.T)),
-        np.eye(len(rows)) * USUAL_LOSS**-2.0,
-    )
-    search, of_details = None, None
-    if solution.model.details is not None and not details_known:
-        search = _DetailSearch(solution, detectors, amplifiers, reference, _places_of(owners))
-        of_details = search.losses(diagonal, information, pull)
-        information = of_details.information
-    loss = linalg.solve(information + prior, pull, assume_a="pos", overwrite_a=True, check_finite=False)
-    # Levels: a loss common to all amplifiers, and how other unknowns and the responses follow it.
-    if search is None:
-        change, unknowns = (solution.factor.solve(of_losses) for of_losses in (matrix.T @ loss, matrix.sum(axis=0)))
-        better = replace(solution, vector=solution.vector - change)
-        levels = {name: mean - float(row @ unknowns) for name, (mean, row) in moved.items()}
-    else:
-        better, levels = search.solution_with(loss), search.levels(np.ones(len(rows)))
-    excess = _excess(better, detectors, amplifiers, reference, dict(zip(owners, zip(loss, diagonal, strict=True), strict=True)))
-    covariance = inverse_of(np.linalg.cholesky(information / excess + prior))
-    likeliest = covariance @ pull / excess
-    common = float(np.mean(list(levels.values()))) if levels else 0.0
-    return AmplifierLosses(
-        [name for name, _ in owners],
-        np.array([number for _, number in owners], dtype=np.int64),
-        likeliest - (likeliest.mean() if rows else 0.0),
-        _of_differences(covariance),
-        {name: level - common for name, level in levels.items()},
-        covariance,
-        matrix,
-        means,
-        of_details,
-    )
+    return _LossEquations(owners, diagonal, pull, np.array(rows).reshape(len(rows), solution.model.size), means, levels)
+
+
+def _solution_and_levels(
+    solution: JointSolution, equations: _LossEquations, loss: FloatArray
+) -> tuple[JointSolution, dict[str, float]]:
+    """Return the solution with losses put back, and the change of the level of each detector by a loss of 1 of all amplifiers."""
+    coupled = equations.coupled
+    change, unknowns = (solution.factor.solve(of_losses) for of_losses in (coupled.T @ loss, coupled.sum(axis=0)))
+    levels = {name: mean - float(row @ unknowns) for name, (mean, row) in equations.levels.items()}
+    return replace(solution, vector=solution.vector - change), levels
 
 
 class StraightSignals(Sequence[DetectorSignals]):
@@ -282,7 +311,7 @@ def errors_with_losses(
 ) -> tuple[CorrelatedModes, dict[str, FloatArray], FloatArray]:
     """Return modes, covariances within detectors, and that of all planes, with the errors of losses that were measured and corrected.
 
-    A wrong loss moves the response of its own super-pixels by the mean of ``x``, and that of all by what the other unknowns make of it. It
+    A wrong loss moves the response of its own super-pixels by the mean of ``x``, and that of all through the other unknowns. It
     is measured from residuals, which do not depend on the errors for known losses.
 
     Parameters
@@ -502,7 +531,7 @@ class _Signals:
 
     @property
     def level(self) -> float:
-        """Mean over super-pixels of the mean regressor: what a loss of 1 does to the mean response, all else known."""
+        """Mean over super-pixels of the mean regressor: the change of the mean response by a loss of 1, other unknowns known."""
         return float(self.means[self.lit].mean())
 
     def shares(self) -> FloatArray:

@@ -1,9 +1,9 @@
-"""Exposures that do not fit: found, named, and left out."""
+"""Tests of exposures against a joint solution: shape of the light, position of the projector, photodiode reading."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from permil.flat.joint.prior import Prior
 from permil.flat.joint.weather import ORDERS, PATTERNS, pattern_values
 
 LEFT_OUT = 1e-12
-"""Factor of the weight of an exposure that is left out: it has no effect, but what is wrong with it is still seen."""
+"""Factor of the weight of an exposure that is left out: it has no effect, but its faults can still be tested."""
 
 SHAPE_LIMIT = 7.0
 """Robust standard deviations of the chi-square of exposures."""
@@ -46,9 +46,9 @@ class ExposureTests:
     shift, shift_err : ndarray, shape (n, 2)
         Where the projector stood minus where the record has it (turned and scaled as the stage's axes are), mm.
     scale
-        What its own signals add to the logarithm of its scale.
+        Correction of the logarithm of its scale from its own signals.
     photodiode
-        Deviation of the photodiode reading from what all others predict, in standard deviations; NaN without reading.
+        Deviation of the photodiode reading from the prediction of all others, in standard deviations; NaN without reading.
     """
 
     chi_square: FloatArray
@@ -78,7 +78,7 @@ class ExposureTests:
         return np.nan_to_num(np.maximum(self.shape, self.moved))
 
     def reason(self, exposure: int) -> str:
-        """Return what is wrong with an exposure, in words."""
+        """Describe the faults of an exposure."""
         faults = []
         if self.shape[exposure] > SHAPE_LIMIT:
             faults.append(f"light of another shape (chi-square {self.chi_square[exposure]:.3g})")
@@ -100,43 +100,14 @@ def exposure_tests(
     exposure_weights: FloatArray,
 ) -> ExposureTests:
     """Fit scale and position (and weather, where it is an unknown) of each exposure to its residuals, and test what is left."""
-    count = len(model.exposures)
-
-    def fits() -> Iterator[tuple[DetectorSignals, DetectorFit, FloatArray]]:
-        for detector in detectors:
-            fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=exposure_weights)
-            yield detector, fit, _basis(model, detector, vector)
-
-    # Detectors are fitted once if they fit into memory, else again for the second sum.
-    kept: list[tuple[DetectorSignals, DetectorFit, FloatArray]] = []
-    size = 0
-    held = _precision_of_weather(model, prior)
-    fitted = _FITTED + len(held)
-    matrix, pull = np.zeros((count, fitted, fitted)), np.zeros((count, fitted))
-    for detector, fit, basis in fits():
-        size += basis.nbytes + 2 * fit.residual.nbytes
-        if size <= _MOST_BYTES:
-            kept.append((detector, fit, basis))
-        else:
-            kept.clear()
-        weights = fit.weights / exposure_weights[detector.exposures, None]
-        for number, exposure in enumerate(detector.exposures):
-            weighted = basis[number] * weights[number]
-            matrix[exposure] += weighted @ basis[number].T
-            pull[exposure] += weighted @ fit.residual[number]
-    solution, covariance = _solve(matrix, pull, held)
-    total, freedom = np.zeros(count), np.full(count, -float(_FITTED))
-    if held.size:
-        # What their prior determines takes no degree of freedom.
-        freedom -= held.size - np.nan_to_num(np.einsum("ekk->ek", covariance[:, _FITTED:, _FITTED:])) @ held
-    for detector, fit, basis in kept or fits():
-        weights = detector.weights
-        expected = _degrees_of_freedom(weights, exposure_weights[detector.exposures])
-        for number, exposure in enumerate(detector.exposures):
-            residual = fit.residual[number] - solution[exposure] @ basis[number]
-            deviation = np.square(residual) * weights[number]
-            total[exposure] += np.minimum(deviation, _CLIP**2).sum()
-            freedom[exposure] += expected[number].sum()
+    fits = _DetectorFits(model, detectors, vector, threshold, exposure_weights)
+    weather = _precision_of_weather(model, prior)
+    solution, covariance = _solve(*_normal_equations(fits, _FITTED + len(weather), exposure_weights), weather)
+    fitted = np.full(len(solution), float(_FITTED))
+    if weather.size:
+        # Coefficients that their prior determines take no degree of freedom.
+        fitted += weather.size - np.nan_to_num(np.einsum("ekk->ek", covariance[:, _FITTED:, _FITTED:])) @ weather
+    total, freedom = _residuals(fits, solution, fitted, exposure_weights)
     with np.errstate(invalid="ignore", divide="ignore"):
         chi_square = np.where(freedom >= _FEWEST_FREE, total / freedom, np.nan)
         usual = np.nanmedian(chi_square) if np.isfinite(chi_square).any() else np.nan
@@ -150,8 +121,72 @@ def exposure_tests(
     return ExposureTests(chi_square, excess, shift, errors, solution[:, 0], _photodiode_deviations(vector, solution[:, 0], prior))
 
 
+@dataclass
+class _DetectorFits:
+    """Detectors with their fits and bases (`_basis`); kept for the second iteration if they fit into memory, else made again."""
+
+    model: JointModel
+    detectors: Sequence[DetectorSignals]
+    vector: FloatArray
+    threshold: float
+    exposure_weights: FloatArray
+    _kept: list[tuple[DetectorSignals, DetectorFit, FloatArray]] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[tuple[DetectorSignals, DetectorFit, FloatArray]]:
+        if self._kept:
+            yield from self._kept
+            return
+        size = 0
+        for detector in self.detectors:
+            fit = fit_detector(
+                self.model, detector, self.vector, threshold=self.threshold, exposure_weights=self.exposure_weights
+            )
+            basis = _basis(self.model, detector, self.vector)
+            size += basis.nbytes + 2 * fit.residual.nbytes
+            if size <= _MOST_BYTES:
+                self._kept.append((detector, fit, basis))
+            else:
+                self._kept.clear()
+            yield detector, fit, basis
+
+
+def _normal_equations(fits: _DetectorFits, fitted: int, exposure_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return matrix and right-hand side of the unknowns of each exposure, shapes (n, fitted, fitted) and (n, fitted)."""
+    count = len(exposure_weights)
+    matrix, pull = np.zeros((count, fitted, fitted)), np.zeros((count, fitted))
+    for detector, fit, basis in fits:
+        weights = fit.weights / exposure_weights[detector.exposures, None]
+        for number, exposure in enumerate(detector.exposures):
+            weighted = basis[number] * weights[number]
+            matrix[exposure] += weighted @ basis[number].T
+            pull[exposure] += weighted @ fit.residual[number]
+    return matrix, pull
+
+
+def _residuals(
+    fits: _DetectorFits, solution: FloatArray, fitted: FloatArray, exposure_weights: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return the sum of squared residuals of each exposure over their variances, and its degrees of freedom.
+
+    Parameters
+    ----------
+    fitted
+        Degrees of freedom of the fit of each exposure.
+    """
+    total, freedom = np.zeros(len(solution)), -fitted
+    for detector, fit, basis in fits:
+        weights = detector.weights
+        expected = _degrees_of_freedom(weights, exposure_weights[detector.exposures])
+        for number, exposure in enumerate(detector.exposures):
+            residual = fit.residual[number] - solution[exposure] @ basis[number]
+            deviation = np.square(residual) * weights[number]
+            total[exposure] += np.minimum(deviation, _CLIP**2).sum()
+            freedom[exposure] += expected[number].sum()
+    return total, freedom
+
+
 def _photodiode_deviations(vector: FloatArray, correction: FloatArray, prior: Prior) -> FloatArray:
-    """Return the deviation of each reading from what the others predict, in standard deviations, shape (n,); NaN without reading."""
+    """Return the deviation of each reading from the prediction of the others, in standard deviations, shape (n,); NaN without reading."""
     exposures = prior.model.exposures
     result = np.full(len(exposures), np.nan)
     if prior.has_photodiode.sum() < 3:

@@ -1,4 +1,4 @@
-"""Products of a run as calibrations of other programs: which there are, their cards, and files that carry them."""
+"""Products of a run as calibrations of other programs: a list of them, their cards, and files with these cards."""
 
 from __future__ import annotations
 
@@ -86,14 +86,50 @@ class Calibrations:
 
     @property
     def validity(self) -> str:
-        """Validity in words."""
+        """Validity as a phrase."""
         begin, end = (bound.isot if bound is not None else "no bound" for bound in (self.begin, self.end))
         return f"valid from {begin} until {end} (TAI)"
 
     def cards(self, product: RunProduct, *, instrument: str, physical_filter: str) -> dict[str, tuple[Any, str]]:
-        """Return the cards of a product as a calibration (see `calibration_cards`)."""
-        labels = Labels(instrument=instrument, physical_filter=physical_filter, begin=self.begin, end=self.end)
-        return calibration_cards(product, labels, self.detector(product))
+        """Return the cards of a product as a calibration, with the names that ip_isr of the LSST stack uses.
+
+        Parameters
+        ----------
+        instrument
+            Name of the instrument.
+        physical_filter
+            Name of the filter; "" for a product of all.
+
+        Returns
+        -------
+        dict
+            Value and comment by card; None for an unknown value.
+        """
+        date = UNBOUNDED if self.begin is None else _seconds(self.begin)
+        detector = self.detector(product)
+        name, number = (detector.name, detector.id) if detector else (None, None)
+        raft, slot = (detector.raft, detector.slot) if detector else (None, None)
+        identifier = {
+            "instrument": instrument,
+            "raftName": raft,
+            "detectorName": name,
+            "detector": number,
+            "filter": physical_filter or None,
+            "calibDate": date,
+        }
+        return {
+            "OBSTYPE": (product.kind, "kind of calibration"),
+            "INSTRUME": (instrument, "instrument"),
+            "RAFTNAME": (raft, "bay of the raft"),
+            "SLOTNAME": (slot, "slot of the sensor"),
+            "DETECTOR": (number, "number of the detector"),
+            "DET_NAME": (name, "name of the detector"),
+            "FILTER": (physical_filter or None, "physical filter"),
+            "CALIBDATE": (date, "begin of the validity (TAI)"),
+            "CALIB_ID": (" ".join(f"{key}={entry}" for key, entry in identifier.items() if entry is not None), ""),
+            "VALIDBEG": (None if self.begin is None else _seconds(self.begin, "utc"), "valid from this date (UTC)"),
+            "VALIDEND": (None if self.end is None else _seconds(self.end, "utc"), "valid until this date (UTC)"),
+        }
 
     def detector(self, product: RunProduct) -> Detector | None:
         """Return the detector of a product, None for a product of all."""
@@ -195,64 +231,6 @@ def content_digest(product: RunProduct) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """How other programs name what a product belongs to, and when it is valid.
-
-    Attributes
-    ----------
-    instrument
-        Name of the instrument.
-    physical_filter
-        Name of the filter; "" for a product of all.
-    begin, end
-        Validity, TAI; None without a bound.
-    """
-
-    instrument: str
-    physical_filter: str = ""
-    begin: Time | None = None
-    end: Time | None = None
-
-
-def calibration_cards(product: RunProduct, labels: Labels, detector: Detector | None) -> dict[str, tuple[Any, str]]:
-    """Return the cards of a calibration, with the names that ip_isr of the LSST stack uses.
-
-    Parameters
-    ----------
-    detector
-        Of the product, None for a product of all.
-
-    Returns
-    -------
-    dict
-        Value and comment by card; None for what is not known.
-    """
-    date = UNBOUNDED if labels.begin is None else _seconds(labels.begin)
-    raft, slot = (detector.raft, detector.slot) if detector else (None, None)
-    words = {
-        "instrument": labels.instrument,
-        "raftName": raft,
-        "detectorName": detector.name if detector else None,
-        "detector": detector.id if detector else None,
-        "filter": labels.physical_filter or None,
-        "calibDate": date,
-    }
-    return {
-        "OBSTYPE": (product.kind, "kind of calibration"),
-        "INSTRUME": (labels.instrument, "instrument"),
-        "RAFTNAME": (raft, "bay of the raft"),
-        "SLOTNAME": (slot, "slot of the sensor"),
-        "DETECTOR": (detector.id if detector else None, "number of the detector"),
-        "DET_NAME": (detector.name if detector else None, "name of the detector"),
-        "FILTER": (labels.physical_filter or None, "physical filter"),
-        "CALIBDATE": (date, "begin of the validity (TAI)"),
-        "CALIB_ID": (" ".join(f"{name}={entry}" for name, entry in words.items() if entry is not None), ""),
-        "VALIDBEG": (None if labels.begin is None else _seconds(labels.begin, "utc"), "valid from this date (UTC)"),
-        "VALIDEND": (None if labels.end is None else _seconds(labels.end, "utc"), "valid until this date (UTC)"),
-    }
-
-
 def _seconds(time: Time, scale: str = "tai") -> str:
     """Return a time in a scale, without a fraction of a second that is 0."""
     with _any_year():
@@ -261,7 +239,7 @@ def _seconds(time: Time, scale: str = "tai") -> str:
 
 @contextlib.contextmanager
 def _any_year() -> Iterator[None]:
-    """Ignore that leap seconds are not known for years that are far away."""
+    """Ignore warnings of unknown leap seconds in distant years."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ErfaWarning)
         yield
@@ -385,7 +363,7 @@ def validity_of(products: Sequence[RunProduct], begin: str, end: str) -> tuple[T
     Raises
     ------
     InputError
-        If a date is none, or the end is not after the begin.
+        If a date is invalid, or the end is not after the begin.
     """
     header = fits.getheader(next(product.path for product in products if product.kind == "flat"))
     bounds = []

@@ -1,4 +1,4 @@
-"""Files of single datasets, by URI: what a URI names, and its file on this machine.
+"""Files of single datasets by URI: the dataset that a URI names, and its file on this machine.
 
 Four spellings are understood:
 
@@ -31,7 +31,7 @@ _MOST_LISTED = 8
 
 @dataclass(frozen=True)
 class DatasetQuery:
-    """A dataset, named by what it is.
+    """A dataset, named by its type and data id.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class DatasetFile:
     path
         File on this machine.
     uri
-        What the user named.
+        URI or path that the user named.
     description
         Dataset type, data id and collection; empty if a file was named.
     detector
@@ -74,7 +74,7 @@ class DatasetFile:
     detector: str = ""
 
     def __str__(self) -> str:
-        """Return what it is, and its file."""
+        """Return its file and description."""
         return f"{self.path.name}: {self.description}" if self.description else str(self.path)
 
 
@@ -108,7 +108,7 @@ def detector_of(files: Sequence[DatasetFile], camera: Camera, given: str = "") -
 
 
 def parse_query(uri: str) -> DatasetQuery:
-    """Return what a URI of the form ``butler:REPO?collection=NAME&...`` names.
+    """Parse a URI of the form ``butler:REPO?collection=NAME&...``.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def parse_query(uri: str) -> DatasetQuery:
 
 @contextlib.contextmanager
 def dataset_files(uris: Sequence[str | Path]) -> Iterator[list[DatasetFile]]:
-    """Give the files of datasets; copies of those on other machines are removed in the end.
+    """Yield the files of datasets; copies of those on other machines are removed afterwards.
 
     Formatters of the repository are not used: datasets of all programs can be found.
 
@@ -167,27 +167,27 @@ def dataset_files(uris: Sequence[str | Path]) -> Iterator[list[DatasetFile]]:
 @contextlib.contextmanager
 def _dataset_file(uri: str) -> Iterator[DatasetFile]:
     require_butler(uri)
-    place, found = _find(uri) if uri.startswith(("butler:", "ivo:")) else (_file(uri), DatasetFile(Path(), uri))
+    place, description, detector = _find(uri) if uri.startswith(("butler:", "ivo:")) else (_file(uri), "", "")
     with asking(uri, "the file cannot be found"):
         exists = place.exists()
     if not exists:
-        named = f"the file of {found.description}" if found.description else "the file"
+        named = f"the file of {description}" if description else "the file"
         raise ButlerError(f"{named} does not exist ({place})", path=uri, remedy="restore the file, or name another dataset")
     if place.fragment:
         raise ButlerError(
             f"this is a member of an archive ({place})", path=uri, remedy="copy it first with `butler retrieve-artifacts`"
         )
     if place.isLocal:
-        yield DatasetFile(Path(place.ospath), uri, found.description, found.detector)
+        yield DatasetFile(Path(place.ospath), uri, description, detector)
         return
     with tempfile.TemporaryDirectory(prefix="permil-") as folder:
         copy = Path(folder) / place.basename()
         with asking(uri, "the file cannot be copied", remedy="check the connection"):
             copy.write_bytes(place.read())
         try:
-            yield DatasetFile(copy, uri, found.description, found.detector)
+            yield DatasetFile(copy, uri, description, detector)
         except PermilError as error:
-            # The name of a copy says nothing.
+            # The user does not know the name of a copy.
             error.path = uri if error.path == str(copy) else error.path
             raise
 
@@ -199,8 +199,8 @@ def _file(uri: str) -> Any:
         return ResourcePath(uri)
 
 
-def _find(uri: str) -> tuple[Any, DatasetFile]:
-    """Return the place of a dataset in its datastore, and what it is.
+def _find(uri: str) -> tuple[Any, str, str]:
+    """Return the place of a dataset in its datastore, its description and its detector.
 
     Raises
     ------
@@ -232,7 +232,7 @@ def _find(uri: str) -> tuple[Any, DatasetFile]:
             reason = "is stored in several files"
     if place is None:
         raise ButlerError(f"{description} {reason}", path=uri, remedy="name another dataset, or a file")
-    return place, DatasetFile(Path(), uri, description, detector)
+    return place, description, detector
 
 
 def _identified(uri: str) -> tuple[str, Any]:
@@ -327,7 +327,7 @@ def _values(given: Mapping[str, str], dimensions: Any, names: RepositoryNames, u
 
 
 def _choices(data_ids: Sequence[Any], required: Any) -> str:
-    """Return what tells data ids apart, as keys with their values."""
+    """Return the keys by which data ids differ, with their values."""
     parts = []
     for name in required:
         values = sorted({data_id[name] for data_id in data_ids})

@@ -1,4 +1,4 @@
-"""Write the products of a run as a plain tree of curated calibrations, for those without a repository."""
+"""Write the products of a run as a plain tree of curated calibrations, without a repository."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def export_curated(
     Returns
     -------
     list of str
-        What was done, one line each.
+        A summary, one line.
 
     Raises
     ------
@@ -92,5 +92,5 @@ def _digest_of(path: Path) -> str:
     """Return the digest in a file, "" if it has none or cannot be read."""
     try:
         return stored_digest(fits.getheader(path) if path.suffix == ".fits" else read_table(path).meta)
-    except Exception:  # noqa: BLE001 - whatever it is, it is not the product
+    except Exception:  # noqa: BLE001 - a file that cannot be read is not the product
         return ""

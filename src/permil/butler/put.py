@@ -1,4 +1,4 @@
-"""Put the products of a run into a repository and certify them; the same again changes nothing, nothing is overwritten."""
+"""Put the products of a run into a repository and certify them; a repeated call changes nothing, and nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Certified:
 
 @dataclass(frozen=True)
 class Change:
-    """What makes a product valid in a range.
+    """The change that makes a product valid in a range.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Change:
     known
         A dataset with the content of the product, None if it must be written.
     timespans
-        Ranges to certify; none if nothing is to do.
+        Ranges to certify; empty if nothing changes.
     """
 
     replaced: tuple[Certified, ...]
@@ -75,7 +75,7 @@ class Change:
 
 
 def change_needed(present: Sequence[Certified], digest: str, wanted: Any) -> Change:
-    """Return what makes a product valid in a range.
+    """Return the change that makes a product valid in a range.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def change_needed(present: Sequence[Certified], digest: str, wanted: Any) -> Cha
     replaced = tuple(entry for entry in inside if entry.digest != digest)
     known = next((entry.dataset for entry in present if entry.digest == digest), None)
     if replaced:
-        # Clearing the range removes also what is valid in a part of it.
+        # Clearing the range also removes datasets that are valid in a part of it.
         return Change(replaced, known, (wanted,))
     left = [wanted]
     for entry in inside:
@@ -105,7 +105,7 @@ _COLLECTION = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[^\s/*?,\[\]]+(?:/[^\s/*?,
 
 @dataclass(frozen=True, kw_only=True)
 class PutOptions:
-    """Where products are put, and when they are valid.
+    """The destination of products, and their validity.
 
     Attributes
     ----------
@@ -120,7 +120,7 @@ class PutOptions:
     filters
         Physical filters by LED. By default a filter of the name of the LED, or of an empty filter slot (``ef_43~red``).
     replace
-        Whether products that are valid in the range give way to different ones.
+        Whether products that are valid in the range are replaced by different ones.
     """
 
     repo: str
@@ -185,7 +185,7 @@ def dataset_kinds() -> tuple[list[DatasetKind], list[str]]:
 
 @dataclass(frozen=True)
 class _Planned:
-    """A product with its dataset type, data id and cards, and what makes it valid."""
+    """A product with its dataset type, data id and cards, and the change that makes it valid."""
 
     product: RunProduct
     kind: DatasetKind
@@ -233,7 +233,7 @@ def put_run(root: str | Path, options: PutOptions) -> list[str]:
     Returns
     -------
     list of str
-        What was done, one line each.
+        A summary, one line for each dataset type, and notes.
 
     Raises
     ------
@@ -281,7 +281,11 @@ def put_run(root: str | Path, options: PutOptions) -> list[str]:
                 remedy="choose another validity or collection, or give --replace",
                 value=[str(entry) for entry in replaced],
             )
-        with asking(options.repo, "the products cannot be put", remedy="check permissions, and that nobody else puts them now"):
+        with asking(
+            options.repo,
+            "the products cannot be put",
+            remedy="check permissions, and that no other process puts them at the same time",
+        ):
             written = _put(butler, planned, options, wanted)
     lines = [*_describe(planned), f"{options.collection}: {calibrations.validity}"]
     return [*lines, *([f"written to {written}"] if written else []), *remark]
@@ -316,7 +320,7 @@ def _timespan(calibrations: Calibrations, repo: str) -> Any:
 
 
 def _present(butler: Any, kinds: Sequence[DatasetKind], options: PutOptions) -> dict[tuple[Any, ...], list[Certified]]:
-    """Return what is certified in the collection, by dataset type and data id.
+    """Return the certified datasets of the collection, by dataset type and data id.
 
     Raises
     ------
@@ -388,7 +392,7 @@ def _plan(
 
 
 def _put(butler: Any, planned: Sequence[_Planned], options: PutOptions, wanted: Any) -> str:
-    """Write what is new, certify what is not yet valid; return the RUN collection that was written to, "" if nothing was."""
+    """Write new products and certify those not yet valid; return the RUN collection that was written to, "" if none was."""
     from lsst.daf.butler import CollectionType, DatasetRef, DatasetType, FileDataset
 
     needed = [entry for entry in planned if entry.change.timespans]
@@ -423,7 +427,7 @@ def _put(butler: Any, planned: Sequence[_Planned], options: PutOptions, wanted: 
 
 
 def _describe(planned: Sequence[_Planned]) -> list[str]:
-    """Return what was done, one line for each dataset type."""
+    """Return the numbers of new, replaced and unchanged products, one line for each dataset type."""
     lines = []
     for name in dict.fromkeys(entry.kind.name for entry in planned):
         count = Counter(_outcome(entry.change) for entry in planned if entry.kind.name == name)

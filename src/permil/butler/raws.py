@@ -30,7 +30,7 @@ class RegisteredRaw:
     Attributes
     ----------
     entry
-        What the registry says about it.
+        Its entry in the registry.
     uri
         Its place.
     path
@@ -90,7 +90,7 @@ class RawSelection:
         }
 
     def describe(self) -> list[str]:
-        """Return what a person should know of the selection, one line each."""
+        """Return a summary of the selection for the user, one line each."""
         facts = self.facts()
         lines = [
             f"{group['program'] or '?'}: {group['exposures']} {group['kind']} exposures, {group['files']} files"
@@ -229,7 +229,7 @@ def _sizes(uris: list[Any]) -> dict[str, int]:
 
 
 def _registered(ref: Any, camera: Camera) -> RegisteredRaw:
-    """Return what the registry says about a file, without its place.
+    """Return the entry of a file in the registry, without its place.
 
     Fields that the universe of dimensions of a repository does not have are missing.
     """

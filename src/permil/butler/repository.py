@@ -1,4 +1,4 @@
-"""Open a Butler repository; errors of it as sentences; its names of instrument, detectors and light sources."""
+"""Open a Butler repository; its errors as messages for the user; its names of instrument, detectors and light sources."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def require_butler(repo: str) -> None:
     Parameters
     ----------
     repo
-        Repository or dataset that is asked for, for the message.
+        Repository or dataset that is requested, for the message.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def require_butler(repo: str) -> None:
 
 @contextlib.contextmanager
 def open_repository(repo: str, *, collections: Sequence[str] = (), writeable: bool = False) -> Iterator[Any]:
-    """Open a repository and close it in the end.
+    """Open a repository; it is closed at the end of the context.
 
     Parameters
     ----------
@@ -115,14 +115,14 @@ def _require_configuration(repo: str) -> None:
 
 @contextlib.contextmanager
 def asking(repo: str, what: str, *, remedy: str = "") -> Iterator[None]:
-    """Convert exceptions of a repository into sentences.
+    """Convert exceptions of a repository into errors of permil.
 
     Parameters
     ----------
     what
-        What cannot be done, with the repository as subject.
+        The operation that fails, as a sentence.
     remedy
-        What to do, unless the exception is of a known kind.
+        Advice to the user, unless the exception is of a known kind.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Results of many runs in one SQLite file or on a PostgreSQL server, which several processes may fill at once; those that deviate."""
+"""Results of many runs in an SQLite file or on a PostgreSQL server, which several processes may fill at once, and their outliers."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _RESULTS = sql.Table(
     sql.Column("verdict", sql.Text, nullable=False),
 )
 _BEGIN_READING = {"sqlite": "BEGIN", "postgresql": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"}
-"""What begins a transaction that sees one state of both tables."""
+"""Statement that begins a transaction with a consistent view of both tables."""
 _BEGIN_WRITING = {
     "sqlite": "BEGIN IMMEDIATE",
     # The number names the lock.
     "postgresql": "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(7095726)",
 }
-"""What begins a transaction for which others that write wait, so that none decides on what is about to change."""
+"""Statement that begins a transaction for which other writers wait."""
 
 Row = tuple[str, str, str, str, float | None, float | None, float | None, str]
 
@@ -67,7 +67,7 @@ class RunSummary:
 
     @property
     def digest(self) -> str:
-        """Digest of date and results: that of a run with the same results is the same."""
+        """Digest of date and results."""
         content = json.dumps([None if math.isnan(self.mjd) else self.mjd, sorted(self.rows, key=lambda row: row[:4])])
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -97,7 +97,7 @@ class Result:
 
     @property
     def series(self) -> tuple[str, str, str, str]:
-        """What identifies the same result in other runs."""
+        """Key of the same result in other runs."""
         return self.metric, self.detector, self.amp, self.led
 
 
@@ -132,7 +132,7 @@ def read_summary(root: Path) -> RunSummary:
     if not rows:
         raise InputError("the summary of the run is empty", path=folder.summary, remedy="reduce the run first (permil run)")
     if len({row[:4] for row in rows}) < len(rows):
-        raise InputError("a result is there twice in the summary", path=folder.summary, remedy="make it again (permil report)")
+        raise InputError("a result is duplicated in the summary", path=folder.summary, remedy="make it again (permil report)")
     mjd = np.array([])
     if folder.exposures.is_file():
         dates = np.asarray(read_table(folder.exposures, columns=("mjd",), purpose="index of exposures")["mjd"], dtype=float)
@@ -149,7 +149,7 @@ def _number(value: object) -> float | None:
 def add_runs(database: str | Path, runs: Sequence[RunSummary]) -> list[str]:
     """Add runs to a database, which is made if it does not exist; return for each run ``added``, ``replaced`` or ``known``.
 
-    A run whose results are there already changes nothing; one with other results in the same folder replaces those. Each run is one
+    A run with known results changes nothing; one with other results in the same folder replaces those. Each run is one
     transaction.
 
     Parameters

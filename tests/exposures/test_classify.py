@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from permil.camera import Camera, load_camera
 from permil.errors import PositionError
-from permil.exposures import Exposure, aimed_detector, classify, position_table, resolve_positions
+from permil.exposures import Exposure, classify, position_table, resolve_positions
 
 from .campaigns import REB1, quincunx, raft, scan_nodes, table_of, take
 
@@ -227,7 +227,7 @@ def test_pointing_off_every_detector_is_other() -> None:
 
 
 def test_aimed_detector_needs_the_transpose(lsstcam: Camera) -> None:
-    assert aimed_detector(lsstcam, np.array([-211.815, np.nan]), np.array([-0.395, 0.0])).tolist() == ["R02_S21", ""]
+    assert lsstcam.detector_at(np.array([-211.815, np.nan]), np.array([-0.395, 0.0])).tolist() == ["R02_S21", ""]
 
 
 def test_groups_share_led_setting_run_and_place() -> None:

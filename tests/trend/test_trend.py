@@ -237,7 +237,7 @@ def damaged(root: Path, kind: str) -> tuple[Path, Path]:
         ("missing", r"summary\.ecsv: the run has no summary; make it first"),
         ("empty", r"summary\.ecsv: the summary of the run is empty"),
         ("column", r"summary\.ecsv: .*value"),
-        ("twice", r"summary\.ecsv: a result is there twice"),
+        ("twice", r"summary\.ecsv: a result is duplicated"),
         ("text", r"t\.sqlite: cannot be used as a database of trends \(file is not a database\)"),
         ("folder", r"t\.sqlite: cannot be used as a database of trends"),
     ],

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from permil.errors import CameraError
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -100,8 +102,6 @@ def box_in_detector(amplifier: Amplifier, *, row: int, column: int, box: int) ->
     CameraError
         If the bunch extends beyond the segment.
     """
-    from permil.errors import CameraError
-
     first_row, first_column = row - box // 2, column - box // 2
     if min(first_row, first_column) < 0 or first_row + box > amplifier.ny or first_column + box > amplifier.nx:
         raise CameraError(

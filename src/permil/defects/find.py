@@ -115,12 +115,12 @@ def find_defects(
     Returns
     -------
     list of DefectBox
-        Boxes in pixels of the detector; each has the LEDs that show it, and the mean over these of what it was found by.
+        Boxes in pixels of the detector; each has the LEDs that show it, and the mean deviation in these.
 
     Raises
     ------
     InputError
-        If an array has not the shape of the detector.
+        If an array has another shape than the detector.
     """
     limits = options or DefectsConfig()
     for name, image in [(flat.led, flat.response) for flat in flats] + ([("superbias", dark.image)] if dark else []):
@@ -276,7 +276,7 @@ class _Search:
         return _weighted(np.array(rows))
 
     def _brightest(self, own: Pixels, seen: tuple[str, ...]) -> tuple[float, float, float]:
-        """Return what `_mean` does of the brightest pixel."""
+        """Return the result of `_mean` for the brightest pixel."""
         total = np.sum([np.nan_to_num(relative.deviation[own]) for relative in (self._relatives[led] for led in seen)], axis=0)
         brightest = int(np.argmax(total))
         return self._mean((own[0][[brightest]], own[1][[brightest]]), seen)

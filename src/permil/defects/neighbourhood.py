@@ -17,7 +17,9 @@ from permil.arrays import BoolArray, Float32Array, FloatArray, Int32Array
 BLOCK = 16
 """Side of a block, pixels."""
 
-_TO_SIGMA = 1.4826
+TO_SIGMA = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+
 _UNKNOWN = 1e3
 _LEAST_SIGMA = 1e-6
 
@@ -181,7 +183,7 @@ def relative_response(response: Float32Array, variance: Float32Array, *, usual: 
     is_usual = np.array_equal(expected.levels, measured.levels)
     off = deviation if is_usual else (response - measured.filled(usual).on(rows, columns)) / level
     spread = block_levels(np.abs(off), rows, columns).smoothed().filled(_UNKNOWN).on(rows, columns)
-    sigma = np.maximum(np.float32(_TO_SIGMA) * spread, np.float32(_LEAST_SIGMA))
+    sigma = np.maximum(np.float32(TO_SIGMA) * spread, np.float32(_LEAST_SIGMA))
     error = np.sqrt(variance / level**2 + (1.2533 / BLOCK * sigma) ** 2)
     return RelativeResponse(deviation, sigma, error.astype(np.float32))
 

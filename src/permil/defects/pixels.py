@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from permil.arrays import BoolArray, Float32Array
 from permil.config.flat import DefectsConfig
-from permil.defects.neighbourhood import RelativeResponse, block_levels, connected, finite_median
+from permil.defects.neighbourhood import TO_SIGMA, RelativeResponse, block_levels, connected, finite_median
 
 LEAST_CLUSTER = 4
 """Pixels of the smallest cluster."""
@@ -101,9 +101,6 @@ def clusters(relative: RelativeResponse, single: BoolArray, options: DefectsConf
     return in_cluster, single & ~in_cluster
 
 
-_TO_SIGMA = 1.4826
-
-
 @dataclass(frozen=True)
 class BiasExcess:
     """Excess of the pixels of an amplifier over their neighbours in the superbias, its standard error, and the local scatter."""
@@ -129,7 +126,7 @@ def bias_excess(superbias: Float32Array, variance: Float32Array) -> BiasExcess:
     flattened: Float32Array = superbias - np.median(superbias, axis=0).astype(np.float32)
     flattened -= np.median(flattened, axis=1)[:, None].astype(np.float32)
     excess = flattened - block_levels(flattened, rows, columns).smoothed().filled(0.0).on(rows, columns)
-    return BiasExcess(excess, np.sqrt(variance).astype(np.float32), _TO_SIGMA * float(np.median(np.abs(excess))))
+    return BiasExcess(excess, np.sqrt(variance).astype(np.float32), TO_SIGMA * float(np.median(np.abs(excess))))
 
 
 BIN = 8
@@ -160,7 +157,7 @@ def defective_columns(relative: RelativeResponse, *, threshold: float, significa
     excess = binned - beside
     if not np.isfinite(excess).any():
         return found
-    sigma = _TO_SIGMA * float(np.nanmedian(np.abs(excess)))
+    sigma = TO_SIGMA * float(np.nanmedian(np.abs(excess)))
     with np.errstate(invalid="ignore"):
         candidates = np.abs(excess) > max(threshold / 2, 3 * sigma)
     for column in np.flatnonzero(np.count_nonzero(candidates, axis=0) > 1):

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from astropy.table import Table, vstack
 from astropy.time import Time
-from numpy.typing import NDArray
 
-from permil.arrays import Float32Array
+from permil.arrays import Float32Array, FloatArray, IntArray
 from permil.camera import Camera, Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
@@ -25,7 +24,7 @@ from permil.defects.neighbourhood import BlockLevels, block_levels, extrapolated
 from permil.defects.table import COLUMNS, defect_table, with_given
 from permil.engine import Task, Work, tell_part, threaded_map
 from permil.errors import FlatError, InputError
-from permil.exposures import POINTING, SCAN
+from permil.exposures import POINTING, SCAN, Checksums
 from permil.flat.divide import sampling_step
 from permil.isr.calibration.calibration import Calibration
 from permil.isr.calibration.masks import hot_pixel_mask
@@ -103,7 +102,7 @@ def defects_task(run: Run, detector: str) -> Task:
     cards = _cards(run.camera, run.camera[detector], rows)
 
     def work(task: Task) -> Work:
-        # Which flats there are is known when those before have ended.
+        # The flats are known only when the tasks before have ended.
         exposures = tuple((led, paths) for led, paths in chosen.items() if run.folder.flat(led, detector).is_file())
         if not exposures:
             raise FlatError(
@@ -136,7 +135,7 @@ def defects_task(run: Run, detector: str) -> Task:
 
 
 def _tasks(run: Run, earlier: Sequence[Task]) -> list[Task]:
-    # The final place of a flat is that which the composite gives it.
+    # The composite moves the flats to their final place.
     composites = tuple(task for task in earlier if task.key[0] == "composite")
     detectors = dict.fromkeys(task.key[2] for task in earlier if task.key[0] == "flat")
     return [replace(defects_task(run, name), after=composites) for name in detectors]
@@ -182,7 +181,7 @@ def _cards(camera: Camera, detector: Detector, rows: Table) -> tuple[tuple[str, 
 
 
 def search_detector(request: DefectsRequest) -> list[str]:
-    """Find the defects of a detector and write their table; return what a person should know.
+    """Find the defects of a detector and write their table; return messages for the user.
 
     Raises
     ------
@@ -234,9 +233,9 @@ def _dark(calibration: Calibration, threshold: float) -> DarkImage | None:
 
 
 def search_exposures(
-    paths: Sequence[str], camera: Camera, calibration: Calibration, *, checksums: Any
+    paths: Sequence[str], camera: Camera, calibration: Calibration, *, checksums: Checksums
 ) -> tuple[VaryingPixels | None, list[str]]:
-    """Return the pixels that vary between exposures of one LED, and why exposures are left out.
+    """Return the pixels that vary between exposures of one LED, and the reason for each exposure that is left out.
 
     Returns None if fewer than `permil.defects.exposures.FEWEST_EXPOSURES` can be used.
     """
@@ -284,7 +283,7 @@ def _light(exposure: OpenExposure, sampled: RowSample) -> list[BlockLevels | Non
 
 def _search_strip(
     strip: Strip, opened: Sequence[tuple[OpenExposure, list[BlockLevels | None]]], detector: Detector
-) -> list[tuple[NDArray[Any], ...]]:
+) -> list[tuple[IntArray | FloatArray, ...]]:
     """Return rows, columns, signals, light and noise of the pixels of a strip that vary."""
     signals: list[list[Float32Array]] = [[] for _ in strip.runs]
     for exposure, _ in opened:
@@ -298,7 +297,7 @@ def _search_strip(
         signal = np.stack(own)
         for number, amplifier in enumerate(detector.amplifiers):
             whole, columns = amplifier.slices
-            # The runs of both halves are one at the mid-line.
+            # At the mid-line one run has rows of both halves.
             rows = range(max(run.start, whole.start), min(run.stop, whole.stop))
             if not rows:
                 continue

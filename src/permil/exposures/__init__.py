@@ -1,7 +1,7 @@
 """Exposures: headers and names of raw files, the index of all exposures, raw segments and their assembly."""
 
 from permil.exposures.checksums import Checksums
-from permil.exposures.classify import BIAS, OTHER, POINTING, SCAN, SPOT, aimed_detector, classify, position_table
+from permil.exposures.classify import BIAS, OTHER, POINTING, SCAN, SPOT, classify, position_table
 from permil.exposures.consistency import Duplicate
 from permil.exposures.exposure import LEDS, Exposure, exposures_to_table, in_time_order, read_exposure
 from permil.exposures.file_names import (
@@ -39,7 +39,6 @@ __all__ = [
     "RowPlaces",
     "RunOffset",
     "Unreadable",
-    "aimed_detector",
     "assemble",
     "bias_folder",
     "build_index",

@@ -161,7 +161,7 @@ class Cards:
         return known
 
     def _chosen(self, name: str, numbers: tuple[int, ...]) -> tuple[_Entry | None, _Entry | None]:
-        """Return what `_entries` does, for a keyword that is repeated."""
+        """Return the result of `_entries` for a keyword that is repeated."""
         entries = [self._entry(number) for number in numbers]
         defined = [entry for _, entry in entries if entry is not None]
         first = (defined or [entry for entry, _ in entries])[0]

@@ -318,17 +318,6 @@ class CcobExposures:
         )
 
 
-def aimed_detector(camera: Camera, x_mm: FloatArray, y_mm: FloatArray) -> NDArray[np.str_]:
-    """Return the name of the detector that the projector points at, "" if there is none or no position is known.
-
-    Parameters
-    ----------
-    x_mm, y_mm
-        Projector positions, CCS mm.
-    """
-    return camera.detector_at(x_mm, y_mm)
-
-
 def classify(
     exposures: Table,
     camera: Camera,
@@ -358,7 +347,7 @@ def classify(
     """
     table_purpose = _purpose_by_header(exposures)
     table_position = np.full(len(exposures), -1, dtype=np.int64)
-    aimed = aimed_detector(camera, np.asarray(exposures["x_mm"]), np.asarray(exposures["y_mm"]))
+    aimed = camera.detector_at(np.asarray(exposures["x_mm"]), np.asarray(exposures["y_mm"]))
     listed = CcobExposures.from_table(exposures, tolerance_mm=same_position_mm)
     purpose = np.full(len(listed.led), OTHER, dtype="U8")
     for _, members in groups(listed.led):

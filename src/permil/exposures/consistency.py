@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -122,11 +121,11 @@ def _leave_out_renamed(exposures: Sequence[Exposure], camera: Camera) -> tuple[l
     for exposure in exposures:
         if not math.isnan(exposure.mjd):
             at_one_time.setdefault((exposure.detector, exposure.mjd), []).append(exposure)
-    groups: dict[tuple[str, ...], list[Exposure]] = {}
+    alike: dict[tuple[str, ...], list[Exposure]] = {}
     for exposure in (entry for together in at_one_time.values() if len(together) > 1 for entry in together):
-        groups.setdefault(tuple(repr(getattr(exposure, name)) for name in _names(_OF_PLACE | _OF_NAME)), []).append(exposure)
+        alike.setdefault(tuple(repr(getattr(exposure, name)) for name in _names(_OF_PLACE | _OF_NAME)), []).append(exposure)
     duplicates: dict[str, Duplicate] = {}
-    for group in groups.values():
+    for group in alike.values():
         found: dict[bytes, str] = {}
         for exposure in sorted(group, key=_rank) if len(group) > 1 else ():
             pixels = _pixels(exposure, camera)
@@ -209,7 +208,10 @@ def _disagreeing(files: list[Exposure]) -> dict[str, str]:
     return reasons
 
 
-def _against(card: str, files: list[tuple[Exposure, Any]], usual: Any, agrees: list[bool]) -> dict[str, str]:
+def _against(
+    card: str, files: list[tuple[Exposure, str]] | list[tuple[Exposure, float]], usual: str | float, agrees: list[bool]
+) -> dict[str, str]:
+    """Return the reason against each file with another value than the majority, or against all files without a majority."""
     if 2 * sum(agrees) <= len(agrees):
         return {file.path: f"the files of exposure {file.obsid} disagree about {card}" for file, _ in files}
     return {

@@ -57,7 +57,7 @@ class Exposure:
     """One detector file of one exposure: one row of the index, with its columns in this order.
 
     Missing text is "", missing numbers are NaN, missing counters -1. Values that the header does not contain (the position in use, the
-    purpose) is filled in by the index.
+    purpose) are filled in by the index.
     """
 
     path: str = _column("raw file", default="")

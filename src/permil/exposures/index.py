@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
+from permil.arrays import BoolArray
 from permil.camera import Camera
 from permil.config.exposures import ExposuresConfig
 from permil.errors import InputError
@@ -237,7 +238,7 @@ def build_index(
     workers
         Processes that read headers.
     registry
-        What a repository says about files of it, by path; files that contradict it are not used.
+        Entries of a repository by the paths of its files; files that contradict their entry are not used.
 
     Raises
     ------
@@ -327,7 +328,7 @@ def summarise_files(entries: Iterable[tuple[str, str]]) -> list[str]:
     return [sentence for _, sentence in sorted(found, key=lambda entry: -entry[0])]
 
 
-def _points_at_nothing(table: Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _points_at_nothing(table: Table) -> BoolArray:
     text = {name: np.asarray(table[name], dtype=np.str_) for name in ("led", "purpose", "aimed")}
     return (text["led"] != "") & (text["purpose"] == OTHER) & (text["aimed"] == "") & np.isfinite(np.asarray(table["x_mm"]))
 

@@ -1,4 +1,4 @@
-"""Steps that read and write files: the stage `index`, and the assembled image of a raw file."""
+"""Files of exposures: the index of a run and the lists of files that are not used, and the assembled image of a raw file."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _printable(text: str) -> str:
 
 
 def index_run(config: Config, camera: Camera, folder: RunFolder, *, workers: int, found: FoundFiles | None = None) -> StageReport:
-    """Write the index of a run, and the lists of what is not used.
+    """Write the index of a run, and the lists of files that are not used.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def index_run(config: Config, camera: Camera, folder: RunFolder, *, workers: int
 
 
 def describe_index(index: Index) -> list[str]:
-    """Return the messages about an index: contents, offsets of positions, files not used or noticed."""
+    """Return the messages about an index: contents, offsets of positions, files that are not used or inconsistent."""
     lines = []
     for row in index.summary():
         led = f" {row['led']}" if row["led"] else ""

@@ -31,7 +31,7 @@ DEAD_RESPONSE = 0.2
 """Response over the detector's median below which a pixel is BAD (dead)."""
 
 _ROWS_OF_RESULT = 8 * _NEIGHBOURHOOD
-"""Rows of the result that are worked on together: whole neighbourhoods."""
+"""Rows of the result that are computed together: whole neighbourhoods."""
 
 
 @dataclass
@@ -68,9 +68,9 @@ class PointingCombination:
         lit
             The pointing, shape (number of rows, columns).
         weights
-            Of its pixels.
+            Weights of its pixels.
         rows
-            Which rows of the detector these are.
+            Rows of the detector.
         """
         kernels.add_pointing(
             *lit.pixels,
@@ -89,7 +89,7 @@ class PointingCombination:
         Parameters
         ----------
         common_variance
-            Variance of what all exposures have in common, electrons^2 per pixel: the superbias. More exposures do not reduce it.
+            Variance that all exposures share, electrons^2 per pixel: the superbias. More exposures do not reduce it.
 
         Raises
         ------
@@ -143,7 +143,7 @@ class PointingCombination:
         reduced = (chi_square / np.maximum(count - 1, 1)).astype(np.float32, copy=False)
         usual = np.maximum(block_medians(reduced, _NEIGHBOURHOOD), 1.0)
         inconstant = chi_square > usual * _chi_square_limits(int(self._count.max()))[count]
-        # What one pointing saw as usable is usable; informative planes are kept if any pointing had them.
+        # A pixel is usable if it was usable in one pointing; informative planes are kept if any pointing had them.
         informative = int(MaskPlane.EDGE | MaskPlane.MIDLINE | MaskPlane.REJECTED | MaskPlane.SUSPECT)
         without = self._all_planes[rows] | int(MaskPlane.NO_DATA)
         mask = np.where(covered, self._any_planes[rows] & informative, without).astype(np.int32)
@@ -156,8 +156,8 @@ class PointingCombination:
 class CombinedFlat:
     """Response of one detector from all its pointings.
 
-    ``scatter`` is the weighted rms deviation of the pointings from their mean, ``predicted_scatter`` what photon and read noise alone
-    would make of it on average, ``count`` the number of pointings, per pixel. With weights ``w`` and independent variances ``v``
+    ``scatter`` is the weighted rms deviation of the pointings from their mean, ``predicted_scatter`` its expectation from
+    photon and read noise alone, ``count`` the number of pointings, per pixel. With weights ``w`` and independent variances ``v``
 
         E(scatter^2) = sum(w v) / sum(w) - sum(w^2 v) / sum(w)^2
     """

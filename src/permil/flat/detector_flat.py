@@ -61,12 +61,12 @@ def good_pixels(flat: CombinedFlat) -> BoolArray:
 
 
 STRIP_ROWS = 32
-"""Raw rows that are worked on together."""
+"""Raw rows that are combined together."""
 
 
 @dataclass
 class SeenPointings:
-    """What is kept of the pointings while they stream by."""
+    """Figures and small maps of the pointings that were combined so far."""
 
     rows: list[dict[str, object]] = field(default_factory=list)
     stacks: list[FloatArray] = field(default_factory=list)
@@ -90,9 +90,9 @@ def combine_detector(
     Parameters
     ----------
     batches
-        Pointings that are worked on together, strip by strip; done with before the next ones are asked for.
+        Pointings that are combined together, strip by strip, before the next batch is requested.
     shared
-        Gives the covariance of what pixels have in common, once it has seen all pointings.
+        Accumulates the errors that pixels share; gives their covariance after all pointings.
     super_pixel_mm
         Side of the super-pixels of small maps.
     common_variance
@@ -119,7 +119,7 @@ def combine_detector(
     for batch in batches:
         neighbours = max((lit.neighbours for lit in batch), default=0)
         _combine(batch, strips(neighbours), combination, shared, seen, block, keep)
-        # At full size a stack takes hundreds of megabytes: let go of it before the next one is made.
+        # At full size a stack takes hundreds of megabytes: release it before the next one is made.
         del batch
     flat = combination.result(common_variance=common_variance())
     del combination
@@ -155,7 +155,7 @@ def _combine(
     block: int,
     keep: Callable[[LitPointing, PointingFlat], None] | None,
 ) -> None:
-    """Add pointings, and take note of them."""
+    """Add pointings, and record their figures and maps."""
     samples = [lit.sample(sampling_step(combination.shape)) for lit in batch]
     weights = [PointingWeights.of(sample) for sample in samples]
 

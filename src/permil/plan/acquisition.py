@@ -17,7 +17,7 @@ from permil.config.plan import PlanConfig, PlanLed
 from permil.errors import ConfigError, InputError, PositionError
 
 Dialect = Literal["locations", "columns"]
-"""The readout stands in the key LOCATIONS, or in a third column of the points."""
+"""The readout is given by the key LOCATIONS, or by a third column of the points."""
 
 # Text may follow the closing bracket directly, as in a file in use.
 _SECTION = re.compile(r"^\[([^\]]+)\]")
@@ -152,7 +152,7 @@ class AcquisitionFile:
     places : sequence of tuple
         CCS X and Y, mm, without the offset, in the order of acquisition.
     locations : sequence of str
-        What is read out at each: ``R22/Reb1``, ``R22``; empty for all.
+        Part of the camera that is read out at each: ``R22/Reb1``, ``R22``; empty for all.
     images : int
         Images of each LED at each place.
     leds : sequence of LedExposure

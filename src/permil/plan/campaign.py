@@ -1,4 +1,4 @@
-"""Acquisition files of a plan, and what a campaign costs: time and data volume."""
+"""Acquisition files of a plan, and the cost of a campaign: time and data volume."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def campaign_seconds(points: Sequence[PlannedPoint], leds: Sequence[LedExposure]
 
 
 def plan_seconds(plan: PlanConfig, camera: Camera, *, seed: int = 0) -> float:
-    """Return the time (s) of a plan, without what is taken already."""
+    """Return the time (s) of a plan, without positions already taken."""
     groups = _groups(plan, camera, seed)
     return sum(campaign_seconds(points, leds, plan.files) for points in groups.values() for leds in _led_sets(plan))
 
@@ -139,7 +139,7 @@ def _led_sets(plan: PlanConfig) -> list[list[LedExposure]]:
 
 
 def _raw_pixels(camera: Camera, location: str) -> int:
-    """Return the number of pixels in the raw files of what is read out."""
+    """Return the number of pixels in the raw files of a readout location."""
     return sum(
         (amplifier.prescan + amplifier.nx + amplifier.serial_overscan) * (amplifier.ny + amplifier.parallel_overscan)
         for name in read_at_location(camera, location)
@@ -158,5 +158,5 @@ def with_notes(file: PlannedFile, notes: Sequence[str]) -> AcquisitionFile:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words."""
+    """Return a time as text, in minutes or hours."""
     return f"{seconds / 3600:.2f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"

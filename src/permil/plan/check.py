@@ -241,7 +241,9 @@ def check_points(
     return PlanCheck(prediction, plan, knots_mm, wanted, has_photodiode)
 
 
-def _placed(positions: Any, camera: Camera, images: int, read: Readout, plan: PlanConfig) -> list[PlannedPosition]:
+def _placed(
+    positions: ArrayLike | Sequence[PlannedPosition], camera: Camera, images: int, read: Readout, plan: PlanConfig
+) -> list[PlannedPosition]:
     """Return given positions with the detectors that are read out there, restricted to those of the plan."""
     if images < 1:
         raise InputError(f"{images} images at a position are not possible", remedy="give 1 or more", value=images)

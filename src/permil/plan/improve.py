@@ -37,7 +37,7 @@ class PlanStep:
     Attributes
     ----------
     change : str
-        What differs from the step before.
+        Difference from the step before.
     plan : PlanConfig
         The plan with this and all earlier changes.
     seconds : float
@@ -70,7 +70,7 @@ def improve_plan(
     Parameters
     ----------
     plan
-        The plan; its drift (``photodiode_drift``) is what the improved one is made for.
+        The plan; the improved plan is made for its drift (``photodiode_drift``).
     camera
         The camera.
     budget_s

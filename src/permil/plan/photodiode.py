@@ -1,4 +1,4 @@
-"""The photodiode at the images of a plan, and what it adds to the errors that the joint solution has to estimate its drift."""
+"""The photodiode at the images of a plan, and the part of the errors that comes from the estimate of its drift."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from permil.flat.joint.prior import UNKNOWN_SCALE
 class PlannedPhotodiode(PhotodiodeModel):
     """The photodiode at the images of each position.
 
-    Images at one position see the same beam on the same pixels, so that signals know their scales relative to each other: each reading
-    is the mean scale of its position, plus what its own scale differs by, drift and noise.
+    Images at one position see the same beam on the same pixels, so that signals determine their scales relative to each other: each
+    reading is the mean scale of its position, plus the difference of its own scale, drift and noise.
 
     Parameters
     ----------
     images : tuple of int
         Number of images at each position.
     scale_variance : tuple of float
-        Relative variance of the scale of one image at each position, as its signals tell it among the images there.
+        Relative variance of the scale of one image at each position, from signals, relative to the other images there.
     """
 
     images: tuple[int, ...] = ()
@@ -69,7 +69,7 @@ class PlannedPhotodiode(PhotodiodeModel):
 
 
 def scale_variances(signals: Sequence[DetectorSignals], images: IntArray) -> FloatArray:
-    """Return the relative variance of the scale of one image at each position, as the signals of all detectors tell it, shape (n,).
+    """Return the relative variance of the scale of one image at each position from the signals of all detectors, shape (n,).
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class DriftEstimate:
     draws : int
         Number of simulated campaigns.
     seed : int
-        Of these.
+        Seed of the simulation.
 
     Notes
     -----
@@ -120,7 +120,7 @@ class DriftEstimate:
         time : ndarray, shape (n,)
             Mean times of the positions.
         information : ndarray, shape (n, n)
-            What the signals know of the mean scales of the positions.
+            Information of the signals on the mean scales of the positions.
         """
         if sum(photodiode.images) > FEW_READINGS:
             photodiode = photodiode.merged()
@@ -139,7 +139,7 @@ class DriftEstimate:
         normal = norm.ppf(qmc.LatinHypercube(count, rng=rng).random(self.draws))
         regressors = np.zeros((count, 0))
         result = np.empty((self.draws, images.size))
-        # Nothing knows the mean of all scales.
+        # No measurement determines the mean of all scales.
         hold = np.full((count, count), np.trace(known) / count**2)
         precision = truth.precision(times, regressors)
         for number, each in enumerate(normal):

@@ -94,7 +94,7 @@ def quincunx(detector: Detector) -> list[Place]:
 
 
 def location_of(aimed: Detector, readout: str) -> str:
-    """Return what is read out as acquisition files name it: ``R22/Reb1``, ``R22``, or "" for all.
+    """Return the name of a readout in acquisition files: ``R22/Reb1``, ``R22``, or "" for all.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ class PlannedPoint:
     ----------
     position : PlannedPosition
     location : str
-        What acquisition files read out there: ``R22/Reb1``, ``R22``; empty for all.
+        Readout there in acquisition files: ``R22/Reb1``, ``R22``; empty for all.
     source : str
         ``scan``, ``pointings``, ``acquisition`` (files), or ``taken``.
     aimed : str
@@ -345,7 +345,7 @@ def is_reordered(plan: PlanConfig) -> bool:
 
 
 def in_order(points: Sequence[PlannedPoint], plan: PlanConfig, *, seed: int = 0) -> list[PlannedPoint]:
-    """Return the visits of a plan in the order of time; points that are taken already come first, as they are.
+    """Return the visits of a plan in the order of time; points already taken come first, unchanged.
 
     Parameters
     ----------
@@ -377,13 +377,13 @@ def visits(
     Parameters
     ----------
     images
-        Images at each position in all.
+        Total number of images at each position.
     passes
         Visits to a position that has as many images; they are divided evenly.
     shuffle
         Random generator for a random order of all visits; None for pass after pass.
     fiducial, every
-        Position of which one more image is taken at the beginning, after each such number of visits, and at the end; 0 for none.
+        Position at which one more image is taken at the beginning, after every ``every`` visits, and at the end; ``every`` 0 for none.
     """
     listed = []
     for number in range(passes):

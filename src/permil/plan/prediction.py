@@ -173,7 +173,7 @@ class PlanPrediction:
 
     @property
     def images(self) -> int:
-        """Images in all."""
+        """Total number of images."""
         return sum(position.images for position in self.positions)
 
     @property

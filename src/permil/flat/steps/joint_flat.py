@@ -43,12 +43,12 @@ FEWEST_FOR_STACK = 3
 Single = tuple[PointingGroup, int]
 """A group, and the number of an exposure in it."""
 
-TOGETHER = 6
+OPEN_TOGETHER = 6
 """Single exposures that are open together, and added while the sums of some rows are in the cache."""
 
 
 def joint_light(path: Path) -> JointLight:
-    """Return what light a joint solution expects, read once per process as long as it does not change."""
+    """Return the light of a joint solution, read once per process while its file is unchanged."""
     return _light(path, path.stat().st_mtime_ns)
 
 
@@ -58,7 +58,7 @@ def _light(path: Path, _changed: int) -> JointLight:
 
 
 def joint_detector(request: FlatRequest) -> tuple[DetectorFlat, list[LeftOut]]:
-    """Return the flat of one detector on its own scale, and what was left out of it."""
+    """Return the flat of one detector on its own scale, and the exposures that were left out."""
     folder, config = RunFolder(request.root), request.config
     path = folder.joint(request.led)
     light = joint_light(path).averaged_over(shared_camera(config.camera)[request.detector].pixel_mm)
@@ -96,7 +96,7 @@ def _with_progress(
     for batch in batches:
         done += sum(each.pointing.exposures for each in batch)
         yield batch
-        # The caller has released it, too.
+        # The caller has released it too.
         del batch
         tell_part(PART_OF_EXPOSURES * min(done / n_exposures, 1.0))
 
@@ -130,14 +130,14 @@ class _Detector:
                     continue
                 reference = self.reference() if reference is None else reference
                 singles = [(group, number) for group in groups for number in range(len(group.paths))]
-                yield from self._together(singles, reference)
+                yield from self._single_exposures(singles, reference)
         finally:
             for exposure in self.ready.values():
                 exposure.close()
         require_pointings(self.used, self.request, self.noted)
 
     def _stacks(self, groups: Iterable[PointingGroup]) -> Iterator[list[LitStack]]:
-        """Yield stacks one at a time, since at full size each takes hundreds of megabytes; one is made where another was."""
+        """Yield stacks one at a time, since at full size each takes hundreds of megabytes; they share one buffer."""
         pool = ArrayPool()
         for group in groups:
             try:
@@ -149,21 +149,21 @@ class _Detector:
             yield batch
             del batch
 
-    def _together(self, singles: Sequence[Single], reference: Float32Array) -> Iterator[list[LitExposure]]:
+    def _single_exposures(self, singles: Sequence[Single], reference: Float32Array) -> Iterator[list[LitExposure]]:
         """Yield single exposures with their light, a few together; the next ones are opened meanwhile."""
         opened: set[OpenExposure] = set()
 
         def open_one(single: Single) -> OpenExposure | LeftOut:
-            exposure = self._exposure(single)
+            exposure = self._open(single)
             if isinstance(exposure, OpenExposure):
                 opened.add(exposure)
             return exposure
 
         try:
-            with closing(threaded_map(open_one, singles, depth=TOGETHER)) as exposures:
-                for first in range(0, len(singles), TOGETHER):
+            with closing(threaded_map(open_one, singles, depth=OPEN_TOGETHER)) as exposures:
+                for first in range(0, len(singles), OPEN_TOGETHER):
                     # Taken one by one, in their order.
-                    some = [(single, next(exposures)) for single in singles[first : first + TOGETHER]]
+                    some = [(single, next(exposures)) for single in singles[first : first + OPEN_TOGETHER]]
                     lit = [self._lit(*single, each, reference) for single, each in some if isinstance(each, OpenExposure)]
                     self.used += len(lit)
                     yield lit
@@ -193,8 +193,8 @@ class _Detector:
             threshold=self.threshold,
         )
 
-    def _exposure(self, single: Single) -> OpenExposure | LeftOut:
-        """Open an exposure, or say why it cannot be used."""
+    def _open(self, single: Single) -> OpenExposure | LeftOut:
+        """Open an exposure; return the reason if it cannot be used."""
         group, number = single
         path = Path(group.paths[number])
         if (exposure := self.ready.pop(path, None)) is not None:
@@ -209,9 +209,9 @@ class _Detector:
             return LeftOut(path, error.what)
 
     def light_of(self, obsids: Sequence[str], exposure: ExposureLight) -> Callable[[slice, slice], Float32Array]:
-        """Return what gives the beam on rows and columns of the detector; NaN where there is not enough light to be known.
+        """Return a function of rows and columns of the detector that gives the beam; NaN where there is too little light.
 
-        It contains the steps of amplifiers, as the mean of some exposures of one position.
+        It contains the steps of amplifiers, averaged over exposures of one position.
         """
         dark = ~self.signals.footprint(self.row_of[obsids[0]], self.request.config.flat.joint.least_signal)
         detector, block = self.calibration.detector, self.signals.block
@@ -270,9 +270,9 @@ class _Detector:
         """
         places = {path: (group, number) for group in self.request.groups for number, path in enumerate(group.paths)}
         median = np.full(self.calibration.detector.shape, np.nan, dtype=np.float32)
-        # What cannot be used is noted where it is read for the flat.
+        # Unusable exposures are noted when they are read for the flat.
         for path in self.request.nearest:
-            if path in places and isinstance(exposure := self._exposure(places[path]), OpenExposure):
+            if path in places and isinstance(exposure := self._open(places[path]), OpenExposure):
                 self.ready[exposure.path] = exposure
         exposures = list(self.ready.values())
         if not exposures:
@@ -290,7 +290,7 @@ class _Detector:
         return median
 
     def _light(self, group: PointingGroup, number: int) -> Callable[[slice], Float32Array]:
-        """Return what gives the light, electrons for response 1, on rows of the detector."""
+        """Return a function of rows of the detector that gives the light, electrons for response 1."""
         obsid = group.obsids[number]
         beam = self.lights[obsid] = self.light_of([obsid], self.light.exposures[obsid])
         scale = np.float32(self.light.scale_on(self.request.detector, obsid))
@@ -298,7 +298,7 @@ class _Detector:
 
 
 def _response(exposure: OpenExposure, light: Callable[[slice], Float32Array], strip: Strip) -> Float32Array:
-    """Return the response of the rows of a strip; NaN for neighbours and for what is not usable."""
+    """Return the response of the rows of a strip; NaN for neighbours and unusable pixels."""
     image, mask = exposure.read(strip)
     response = np.full(image.shape, np.nan, dtype=np.float32)
     for run, rows in zip(strip.runs, strip.own_rows, strict=True):

@@ -1,4 +1,4 @@
-"""The stage `index`: what was taken, in folders and Butler repositories, and what the run will need."""
+"""The stage `index`: exposures in folders and Butler repositories, and the estimate of the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from permil.tasks import estimate
 
 
 def index(run: Run) -> StageReport:
-    """List what was taken, and say what the run will need."""
+    """Write the index of a run; report the exposures found and the estimate of the run."""
     query, found, lines = run.config.exposures.butler, None, list[str]()
     if query.repo:
         from permil.butler.raws import find_raws, local_files

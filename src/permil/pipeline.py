@@ -66,7 +66,7 @@ def _do_stages(run: Run, executor: Executor, stages: tuple[str, ...] | None) -> 
             with metered_stage(name, opened) as meter:
                 found = stage.functions.run(run)
             found.seconds = time.perf_counter() - begin
-            # What a stage warns of, later ones that read the same files warn of again.
+            # Later stages that read the same files repeat the warnings of earlier ones.
             found.messages += describe_warnings(meter.records, but=warned)
             costs += meter.costs
             tell_report(found)
@@ -99,7 +99,7 @@ def _write_configuration(run: Run) -> None:
 
 
 def simulate_run(config: Config) -> None:
-    """Simulate what the section `simulate` says, below the output folder."""
+    """Simulate the campaign of the section `simulate` below the output folder."""
     from permil.simulate.simulated import simulate_campaign
 
     campaign = simulate_campaign(config.output, config.simulate, workers=config.pipeline.workers or default_workers())
@@ -107,7 +107,7 @@ def simulate_run(config: Config) -> None:
 
 
 def simulate_spots_run(config: Config) -> None:
-    """Simulate what the section `simulate_spots` says, below the output folder."""
+    """Simulate the campaign of the section `simulate_spots` below the output folder."""
     from permil.simulate.spots import simulate_spots
 
     workers = config.pipeline.workers or default_workers()

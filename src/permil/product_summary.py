@@ -1,4 +1,4 @@
-"""What a file or folder is, which run it belongs to, and how good it is; and a picture of it. `permil show` and `permil plot`."""
+"""Kind, run and quality of a file or folder, and a picture of it. `permil show` and `permil plot`."""
 
 from __future__ import annotations
 

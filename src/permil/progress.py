@@ -52,7 +52,7 @@ Result = TypeVar("Result")
 # Notebooks get lines, as files do: their kernels ask for colours, but cannot move the cursor.
 _TERMINAL = False if "ipykernel" in sys.modules else None
 console = Console(stderr=True, markup=False, emoji=False, force_jupyter=False, force_terminal=_TERMINAL)
-"""For sentences to people; names of files are shown as they are, also those with brackets and colons."""
+"""Console for messages to the user; names of files with brackets and colons are shown unchanged."""
 
 _SECONDS_BETWEEN_LINES = 20.0
 _WARNINGS_SHOWN = 10
@@ -77,7 +77,7 @@ class _RateColumn(ProgressColumn):
 
 
 class _Bars:
-    """Bars of all that goes on now, on a terminal; they come and go together."""
+    """Bars of all running work on a terminal; they appear and vanish together."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
@@ -204,7 +204,7 @@ def do_tasks(tasks: Sequence[Task], *, workers: int = 1, is_local: bool = False)
     workers
         Number of processes outside of a run.
     is_local
-        Whether this process does the work of a run itself.
+        Whether this process runs the tasks of a run itself.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def describe_warnings(records: list[CallCosts], *, but: set[str] | None = None) 
     records
         Of the calls in which the files were read.
     but
-        Sentences that a person has seen; the others are added.
+        Sentences shown before; new ones are added.
     """
     seen = set() if but is None else but
     sentences = list(dict.fromkeys(each for record in records for each in record.file_warnings if each not in seen))

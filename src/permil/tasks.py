@@ -120,7 +120,7 @@ def list_tasks(config: Config, path: Path, overrides: list[str]) -> list[Command
     config
         The configuration.
     path, overrides
-        What it was loaded from, which the command lines repeat.
+        File or values that it was loaded from, which the command lines repeat.
 
     Raises
     ------
@@ -210,7 +210,7 @@ def submission(config: Config, path: Path, overrides: list[str], form: Form) -> 
 
 
 def run_single(config: Config, stage: str, step: str = "", *, led: str = "", detector: str = "") -> StageReport:
-    """Do what one command does: a step of a stage, of an LED or a detector.
+    """Run one command: a step of a stage, of an LED or a detector.
 
     Parameters
     ----------

@@ -203,7 +203,7 @@ def _beam_task(run: Run, led: str) -> Task:
 
 
 def _nodes_task(run: Run, led: str, scan: Table) -> Task:
-    """Declare the nodes of one LED; what an interrupted run has measured is taken from its journal."""
+    """Declare the nodes of one LED; nodes that an interrupted run has measured are taken from its journal."""
     config, folder = run.config, run.folder
     bunches = reference_bunches(config, run.camera)
     wanted = sorted({bunch.detector for bunch in bunches})
@@ -302,7 +302,7 @@ STAGE = StageFunctions(
 def _fit_model(
     led_and_origin: tuple[str, Mapping[str, Any]], *, config: Config, folder: RunFolder, position_kind: str, fingerprint: str
 ) -> list[str]:
-    """Fit and write the model of one LED to the nodes in the folder; return what a person should know of it."""
+    """Fit and write the model of one LED to the nodes in the folder; return messages for the user."""
     led, origin = led_and_origin
     path = folder.beam_nodes(led)
     try:

@@ -8,7 +8,7 @@ With the planes of LEDs ``a`` and ``b`` (logarithm of the level, gradients along
 stage moves, readout boards. A factor common to all detectors is a convention, so that levels are relative to their mean.
 
 **Light or sensor.** ``F exp(a.x)``, ``B exp(-a.u)``, ``s exp(-a.c)`` fit the signals equally well. The sum of the gradients of response
-and beam is what the signals tell; its split between sensor and light is as good as the photodiode. A gradient that all detectors have in
+and beam follows from the signals; its split between sensor and light is as good as the photodiode. A gradient that all detectors have in
 common is therefore one of the sensor only where it exceeds its error.
 
 **Vendors.** The ratio of the mean response of the sensors of two vendors. With the logarithm ``l`` of the median response of each

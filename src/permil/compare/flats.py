@@ -26,7 +26,7 @@ _PER_MIL = 1e3
 
 @dataclass(frozen=True, repr=False)
 class FlatComparison:
-    """What two flats of one detector have in common, and how they differ.
+    """Common parts of two flats of one detector, and their differences.
 
     Attributes
     ----------

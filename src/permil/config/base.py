@@ -86,7 +86,7 @@ def located(text: str, folder: Path | None = None) -> Path:
     Raises
     ------
     ValueError
-        If it is empty, holds an environment variable or is a URL; the message says what to write.
+        If it is empty, holds an environment variable or is a URL; the message names the accepted form.
     """
     if not text or "\0" in text:
         raise ValueError("a path is expected; write `.` for the folder of the configuration itself")
@@ -114,7 +114,7 @@ def located_repository(text: str, folder: Path | None = None) -> str:
     Raises
     ------
     ValueError
-        If it is neither; the message says what to write.
+        If it is neither; the message names the accepted form.
     """
     return text if _names_repository(text, folder) else str(located(text, folder))
 

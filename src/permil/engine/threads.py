@@ -64,7 +64,7 @@ def threaded_map(
 ) -> Generator[Result]:
     """Yield the results of a function for each argument, in order, while the threads of the running task compute the next ones.
 
-    With one thread all calls are made in turn. Calls in threads share what is left of the threads of the task.
+    With one thread all calls are made in turn. Calls in threads share the remaining threads of the task.
 
     Parameters
     ----------

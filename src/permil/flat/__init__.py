@@ -8,6 +8,6 @@ The way of a flat, for the solver `divide` and the solver `joint`::
     pointings with their light -> combine_detector   the flat of one detector, by inverse variance (combine, detector_flat)
     flats of all detectors -> composite_median       the common scale, the mosaic (composite)
 
-`permil.flat.steps` does this on the files of a run, `permil.flat.stage` declares the tasks. What a user does with a flat is in `flat` (the
+`permil.flat.steps` does this on the files of a run, `permil.flat.stage` declares the tasks. Functions for users are in `flat` (the
 class), `apply`, `difference` and `ratio_parts`; errors that pixels share are in `shared_errors`.
 """

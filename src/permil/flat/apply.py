@@ -351,7 +351,7 @@ def require_sensor(sensor: Sensor, product: ImageProduct, path: Path, *, what: s
 
 
 def light_of(product: ImageProduct) -> str:
-    """Return LED or filter of a product, empty where the headers do not tell. CCOB cards of other exposures are stale."""
+    """Return LED or filter of a product, empty if unknown. CCOB cards of other exposures are stale."""
     headers = (product.header, product.image_header)
     types = {str(card_of(header, card) or "").upper() for header in headers for card in ("IMGTYPE", "TESTTYPE")}
     names = ("LED", *(["CCOBLED"] if "CCOB" in types else []), *_FILTER_CARDS)

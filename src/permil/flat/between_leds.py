@@ -210,7 +210,7 @@ class SharedCovariance:
     first, second : ndarray, shape (3 n, 3 n) and (3 m, 3 m)
         Change of the covariance within each where both LEDs have the mean of their variances of the drift.
     gains : ndarray, shape (3 n, 3 n)
-        Covariance of what differs between the mean gains of readout boards in both LEDs, on the planes of the first.
+        Covariance of the differences between the mean gains of readout boards in both LEDs, on the planes of the first.
     """
 
     cross: FloatArray
@@ -245,7 +245,7 @@ def covariance_between(first: SharedTerms, second: SharedTerms) -> SharedCovaria
 
 
 def _gain_variances(first: SharedTerms, second: SharedTerms) -> FloatArray:
-    """Return the variance of what differs between the gains of each board of the first LED and those in the second."""
+    """Return the variance of the difference between the gains of each board of the first LED and those in the second."""
     variances = np.zeros(len(first.boards))
     middles = [(terms.time.min() + terms.time.max()) / 2 for terms in (first, second)]
     apart = 0.0 if _by_turns(first, second) else abs(middles[0] - middles[1]) / max(np.ptp(first.time), np.finfo(float).tiny)

@@ -1,4 +1,4 @@
-"""Steps at amplifier boundaries: what wrong gains leave in a flat, fitted from the smooth light on either side.
+"""Steps at amplifier boundaries from wrong gains, fitted from the smooth light on either side.
 
 The true response is continuous across the border of two segments but for the sensor's own small structure; a gain that is
 wrong by ``g`` scales its whole segment. On each border the logarithm of the response is averaged along blocks of the border in

@@ -40,7 +40,7 @@ class FlatDifference:
     rms_super, rms_super_error
         The same for means over super-pixels.
     super_noise
-        What the variance planes predict for ``rms_super``.
+        Prediction of the variance planes for ``rms_super``.
     chi_square, chi_square_error
         Of the small-scale part (ratio minus the mean of its super-pixel), per pixel, over the variance planes.
     gradient_x, gradient_y, gradient_error

@@ -5,12 +5,12 @@ electrons at the mean photodiode reading ``q``. With the beam model ``B`` the re
 
     r_p = d_p / (q B(u_p))                     var(r_p) = var(d_p) / (q B(u_p))^2
 
-The variance plane holds this independent part only. The weight of a pointing also knows what its pixels have in common, the error
+The variance plane holds this independent part only. The weight of a pointing also contains the errors that its pixels share, the error
 ``b_p`` of the beam model and the error ``s`` of the pointing's scale (photodiode)::
 
     w_p = 1 / (var(r_p) + r_p^2 (b_p^2 + s^2))
 
-so that a pointing counts less where the beam is badly known. To keep the weights from following the noise of single pixels (which
+so that a pointing has less weight where the beam is poorly known. To keep the weights from following the noise of single pixels (which
 would bias the mean, bright fluctuations getting less weight), ``var(r_p)`` is replaced by its smooth expectation, the median over
 the detector scaled with ``1 / B``.
 """

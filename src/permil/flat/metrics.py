@@ -95,7 +95,7 @@ def flat_metrics(
 
 
 def metrics_table(rows: list[dict[str, Any]]) -> Table:
-    """Return rows of `flat_metrics` as a table with units and descriptions; what a row does not have is NaN."""
+    """Return rows of `flat_metrics` as a table with units and descriptions; missing entries are NaN."""
     table = Table()
     for name, (unit, description) in _COLUMNS.items():
         table[name] = [row.get(name, np.nan) for row in rows]

@@ -94,7 +94,7 @@ class Contradiction:
     name
         Of the detector.
     symmetry : ndarray, shape (2, 2)
-        What turns the gradient of the beam (CCS) into that of the signals; None where nothing does.
+        Symmetry that turns the gradient of the beam (CCS) into that of the signals; None if there is none.
     fits
         Name of the detector whose place its levels fit; its own where they fit that.
     """
@@ -317,7 +317,7 @@ class _Beam:
 
 
 def describe_symmetry(symmetry: FloatArray | None, detector: Detector) -> str:
-    """Return what the pixels of a detector look like; empty where they are in order.
+    """Return a description of the orientation of the pixels of a detector; empty if it is correct.
 
     Parameters
     ----------
@@ -340,7 +340,7 @@ def describe_symmetry(symmetry: FloatArray | None, detector: Detector) -> str:
 
 
 def contradiction_error(found: Sequence[Contradiction], detectors: dict[str, Detector], *, led: str) -> FlatError:
-    """Return the error that names the detectors and what their signals look like."""
+    """Return the error that names the detectors and the orientation of their signals."""
     sentences = []
     for each in found:
         own = detectors[each.name]

@@ -278,4 +278,4 @@ def flag_outliers(
 
 
 LitPointing = LitStack | LitExposure
-"""A pointing with its light. What its ``strip`` returns may be overwritten by the next call in the same thread."""
+"""A pointing with its light. The next call of ``strip`` in the same thread may overwrite the result of the last one."""

@@ -44,7 +44,7 @@ class RatioParts:
     rms, rms_error
         Standard deviation of the small-scale ratio over super-pixels.
     noise
-        What the variances predict for ``rms``; NaN if they are not known.
+        Prediction of the variances for ``rms``; NaN if they are not known.
     chi_square, chi_square_error
         Of the small-scale ratio against 1, per pixel, over the variances; NaN if they are not known.
     rejected

@@ -56,7 +56,7 @@ def shared_covariance(
     weights: FloatArray,
     scale_errors: FloatArray,
 ) -> FloatArray:
-    """Return the covariance of what the pixels of a flat have in common, at some places.
+    """Return the covariance of the errors that the pixels of a flat share, at some places.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def fit_plane(
     places: tuple[FloatArray, FloatArray],
     covariance: FloatArray,
 ) -> Plane:
-    """Fit a plane to the response of a detector by least squares; its errors follow from what the pixels have in common.
+    """Fit a plane to the response of a detector by least squares; its errors follow from those that the pixels share.
 
     Photon noise is negligible in a plane over millions of pixels; the shared errors are not.
 
@@ -240,7 +240,7 @@ def mean_of_region(product: ImageProduct, region: Any) -> float:
 
 
 def covariance_in_flat(product: ImageProduct, modes: FlatModes, first: Any, second: Any) -> float:
-    """Return what `covariance_of_means` does, for regions of one flat that is in memory.
+    """Return the result of `covariance_of_means` for regions of one flat in memory.
 
     Raises
     ------
@@ -306,7 +306,7 @@ _PLACES = 6
 
 
 class SharedErrors(Protocol):
-    """What pixels have in common, followed at the places of `shared_places`."""
+    """Errors that pixels share, at the places of `shared_places`."""
 
     def see(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
         """Take note of a pointing, and of the weights in super-pixels of ``block`` pixels."""

@@ -83,7 +83,7 @@ class SuperPixelSignals:
     read_noise_err: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
 
     def __post_init__(self) -> None:
-        """Fill what is not known."""
+        """Fill unknown values."""
         if not self.temperature.size:
             object.__setattr__(self, "temperature", np.full((len(self.obsid), 1), np.nan))
         if not self.amplifier.size:
@@ -274,7 +274,7 @@ class StoredDetectors(Sequence[DetectorSignals]):
         return kept
 
     def only(self, indices: Iterable[int]) -> StoredDetectors:
-        """Return some of the detectors, with what is kept of them."""
+        """Return some of the detectors, with their kept signals."""
         chosen = StoredDetectors([self._paths[index] for index in indices], self._number_of, self._least_signal)
         chosen._kept = {path: self._kept[path] for path in chosen._paths if path in self._kept}
         chosen._layouts = {path: self._layouts[path] for path in chosen._paths if path in self._layouts}
@@ -354,7 +354,7 @@ def _signals_of(request: SignalsRequest) -> SuperPixelSignals:
     threshold, count = request.config.isr.rejection_threshold, len(request.paths)
 
     def measure(path: str) -> Measured | str:
-        """Return what is measured of an exposure, or why it cannot be used."""
+        """Return the signals of an exposure, or the reason why it cannot be used."""
         image = images.read(path)
         if isinstance(image, InputError):
             return image.what

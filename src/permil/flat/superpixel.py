@@ -72,7 +72,7 @@ def block_medians(image: Float32Array, size: int) -> Float32Array:
     padded = np.full((rows * size, columns * size), np.nan, dtype=image.dtype)
     padded[: image.shape[0], : image.shape[1]] = image
     blocks = np.sort(padded.reshape(rows, size, columns, size).swapaxes(1, 2).reshape(rows, columns, size * size), axis=-1)
-    # NaN sorts last: the middle of what is finite is the median (the upper one of two).
+    # NaN sorts last: the middle one of the finite values is the median (the upper one of two).
     middle = np.isfinite(blocks).sum(axis=-1) // 2
     medians = np.nan_to_num(np.take_along_axis(blocks, middle[..., None].clip(max=size * size - 1), axis=-1)[..., 0])
     return np.repeat(np.repeat(medians, size, axis=0), size, axis=1)[: image.shape[0], : image.shape[1]]

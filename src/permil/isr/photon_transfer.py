@@ -1,6 +1,6 @@
 """Gains from the noise of repeated images (photon transfer), with the brighter-fatter effect measured from the same images.
 
-The brighter-fatter effect takes a part ``u`` off the variance of a pixel and puts it into the covariances with its neighbours, since charge
+The brighter-fatter effect moves a part ``u`` of the variance of a pixel into the covariances with its neighbours, since charge
 is only moved (Antilogus et al. 2014, JINST 9, C03048; Astier et al. 2019, A&A 629, A36, who give ``C_ij``). For the mean signal ``M`` in
 adu, the gain ``g`` in electrons per adu and ``m = g M``,
 
@@ -46,7 +46,7 @@ _NOISE_ERROR = 0.01
 """Relative error of the variance of the read noise: that of pixels may differ from that of the overscan."""
 
 _USUAL_SCATTER = 0.02
-"""Prior of that scatter (half-normal): few images cannot tell it from their own noise."""
+"""Prior of that scatter (half-normal): few images cannot separate it from their own noise."""
 
 _LAGS = float((2 * REACH + 1) ** 2 - 1)
 _ITERATIONS = 4
@@ -120,7 +120,7 @@ class TransferGains:
     Parameters
     ----------
     gain, gain_err : ndarray
-        Electrons per adu, and the standard error: noise, what the shared terms leave, bends within their prior.
+        Electrons per adu, and the standard error: noise, errors of the shared terms, bends within their prior.
     systematic : ndarray
         Error of the gain that its standard error lacks: brighter-fatter beyond the reach of the covariances, read noise, ``unseen``.
     unseen : ndarray
@@ -199,7 +199,7 @@ class GainRatio:
     contradicts : ndarray of bool, shape (n_amplifiers,)
         Where they differ by more than 5 errors (a scatter of brighter-fatter that would not be seen included) and 3e-3.
     level : float
-        Mean ratio before it was taken off.
+        Mean ratio of the vendor.
     """
 
     ratio: FloatArray
@@ -241,7 +241,7 @@ def fit_gains(points: TransferPoints, n_amplifiers: int, *, curvature: Curvature
     fit, limit = _likeliest(problem)
     agree = ~(_inconsistency(problem, fit) > SIGNIFICANT)
     if (problem.measured & agree).any() and not agree[problem.measured].all():
-        # What all have in common is that of amplifiers whose points agree.
+        # Amplifiers whose points agree determine the shared terms.
         problem = replace(problem, trusted=problem.measured & agree)
         fit, limit = _likeliest(problem)
     return _gains(problem, fit, limit)
@@ -258,7 +258,7 @@ def _likeliest(problem: _Problem) -> tuple[_TransferFit, float]:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Points, which amplifiers have any, variance and covariance over the mean, and the amplifiers that determine what is shared."""
+    """Points, the amplifiers that have any, variance and covariance over the mean, and the amplifiers that determine the shared terms."""
 
     points: TransferPoints
     curvature: CurvaturePrior

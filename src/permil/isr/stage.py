@@ -1,4 +1,4 @@
-"""The stage `isr`: superbias, gains and measured gains of the detectors of a run, and what other tasks that reduce raw files depend on."""
+"""The stage `isr`: superbias, gains and measured gains of the detectors of a run, and the dependencies of tasks that reduce raw files."""
 
 from __future__ import annotations
 

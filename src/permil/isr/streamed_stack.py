@@ -53,7 +53,7 @@ _PROBED_AT_A_TIME = 4_000_000
 
 @dataclass(frozen=True)
 class ProbedFile:
-    """An open raw file and what its probe measured; arrays per amplifier.
+    """An open raw file and the results of its probe; arrays per amplifier.
 
     Parameters
     ----------

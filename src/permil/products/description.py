@@ -1,4 +1,4 @@
-"""What a command did, as text for a person and as plain values for a program."""
+"""The result of a command, as text for the user and as plain values for programs."""
 
 from __future__ import annotations
 

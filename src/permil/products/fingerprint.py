@@ -1,4 +1,4 @@
-"""Fingerprints of the inputs of products, so that a run repeats only what has changed.
+"""Fingerprints of the inputs of products, so that a run repeats only tasks whose inputs have changed.
 
 A fingerprint is a digest of the options, the input files (path, size, modification time) and the fingerprints of upstream products.
 It is stored in the product itself: a product that exists is complete, and its fingerprint shows whether it is current.

@@ -251,19 +251,19 @@ def whole_file(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_product(path: str | Path, kind: str, *, remedy: str) -> Iterator[fits.HDUList]:
-    """Open a FITS product for reading; what cannot be read or decoded in the ``with`` block becomes an error that names the file.
+    """Open a FITS product for reading; errors of reading or decoding in the ``with`` block name the file.
 
     Parameters
     ----------
     kind
-        What the file should be, with its article, for the message.
+        Expected kind of the file, with its article, for the message.
     remedy
         How to make the file again.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, or lacks what is read from it.
+        If the file is missing, damaged, or lacks requested content.
     """
     try:
         with whole_file(path), fits.open(path, memmap=False) as hdus:

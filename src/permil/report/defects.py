@@ -145,7 +145,7 @@ def detector_block(path: Path, detector: Detector) -> Markup | None:
 
 
 def defects_text(defects: DetectorDefects) -> str:
-    """Return the number of defects and pixels, and what was searched."""
+    """Return the number of defects and pixels, and the LEDs searched."""
     pixels = int(np.count_nonzero(defects.mask))
     share = 1e3 * pixels / defects.mask.size
     leds = ", ".join(defects.leds) or "no LED"

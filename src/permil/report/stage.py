@@ -47,7 +47,7 @@ _SIZE_OF_PAGE = 1.5e5
 
 
 def _tasks(run: Run, earlier: Sequence[Task]) -> list[Task]:
-    """Declare what stands for the index page and the pages of flats, which are known when their products are there."""
+    """Declare placeholders of the index page and the pages of flats, which are known when their products exist."""
     flats = [task for task in earlier if task.key[0] == "flat"] if run.config.report.detector_pages else []
     pages = []
     for flat in flats:

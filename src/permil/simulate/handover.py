@@ -1,4 +1,4 @@
-"""What a simulation hands over: tables and configuration of the reduction, and the truth in the formats of the results."""
+"""Outputs of a simulation for the reduction: tables and configuration, and the truth in the formats of the results."""
 
 from __future__ import annotations
 

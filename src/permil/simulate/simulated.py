@@ -31,7 +31,7 @@ class SimulatedCampaign:
     bench : Bench
         The truth: beams, lamp, stage, sensors and amplifiers.
     summary : SimulationSummary or None
-        What was written; None for a campaign in memory.
+        Files that were written; None for a campaign in memory.
 
     Examples
     --------

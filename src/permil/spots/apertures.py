@@ -63,7 +63,7 @@ class GrowthCurve:
 
 @dataclass(frozen=True)
 class SpotImage:
-    """An image of spots less its background, with what their errors need.
+    """An image of spots less its background, with the inputs of their errors.
 
     Attributes
     ----------

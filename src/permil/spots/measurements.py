@@ -145,7 +145,7 @@ def _shifted(catalog: SpotCatalog, shift: IntArray) -> SpotCatalog:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskIdentity:
-    """What all measurements of a mask share: its spots along i and j, detector, band, aperture, unit of the fluxes, serial number."""
+    """Facts that all measurements of a mask share: its spots along i and j, detector, band, aperture, unit of the fluxes, serial number."""
 
     columns: int
     rows: int
@@ -272,7 +272,7 @@ def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measu
 
 
 def _common(catalogs: Sequence[SpotCatalog], name: str, what: str, remedy: str) -> str:
-    """Return what all catalogs state that state it, "" if none does."""
+    """Return the common statement of all catalogs that have one, "" if none does."""
     found = sorted({getattr(catalog, name) for catalog in catalogs} - {""})
     if len(found) > 1:
         odd = next(catalog for catalog in catalogs if getattr(catalog, name) == found[-1])

@@ -119,7 +119,7 @@ def calibrations_task(run: Run, catalogs: Sequence[Task]) -> Task:
 
 
 def spots_tasks(run: Run) -> tuple[list[Task], Task]:
-    """Declare the catalogs of raw exposures, where the configuration names none, and what is made of all catalogs.
+    """Declare the catalogs of raw exposures, where the configuration names none, and the products of all catalogs.
 
     Raises
     ------

@@ -50,7 +50,7 @@ class Finding:
     value, error
         Result with its standard error.
     n
-        Readings, or what else it was measured from.
+        Readings, or another source.
     with_time
         Correlation of the regressor with time.
     p_value, p_adjusted

@@ -1,4 +1,4 @@
-"""What the residuals of a joint solution say: fluxes of amplifiers, whether images of one position repeat, changes of the beam's shape."""
+"""Residuals of a joint solution: fluxes of amplifiers, whether images of one position repeat, changes of the beam's shape."""
 
 from __future__ import annotations
 

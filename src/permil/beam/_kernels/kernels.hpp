@@ -1,4 +1,4 @@
-// Entry points of the kernels of this package, once for each level of instructions, and what they take.
+// Entry points of the kernels of this package, once for each level of instructions, and their arguments.
 #pragma once
 #include <cstdint>
 

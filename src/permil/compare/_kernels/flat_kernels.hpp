@@ -10,7 +10,7 @@ inline double* kernel_of(const Stamp& stamp, int kind, int quantity) {
   return stamp.kernels + (kind * N_QUANTITIES + quantity) * stamp.size * stamp.size;
 }
 
-/// Fill the sum of differences to the four neighbours; what lies beyond the stamp is 0.
+/// Fill the sum of differences to the four neighbours; pixels beyond the stamp are 0.
 inline void five_point_laplacian(Span<const double> stamp, int64_t size, Span<double> out) {
   for (int64_t row = 0; row < size; ++row) {
     const auto own = part_of(stamp, row * size, size);

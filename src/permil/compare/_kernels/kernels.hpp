@@ -18,9 +18,9 @@ struct Kernels {
   void (*draw_star)(const Stars&, int64_t size, double* light);
   /// Fill the kernels [kind, quantity, y, x] of the first star, and those of even light of one per pixel; return its flux.
   double (*fill_kernels)(const Stars&, const Stamp& of_star, const Stamp& of_glow);
-  /// Fill what each quantity of each star answers to maps: templates [star, quantity, kind, band], instruments [star, quantity, band].
+  /// Fill the response of each quantity of each star to maps: templates [star, quantity, kind, band], instruments [star, quantity, band].
   void (*predict_stars)(const Stars&, const Maps&, const double* unseen, const StarMemory&, double* templates, double* instruments);
-  /// Add what weighted sums over stars weigh each cell with; `binned` is memory for cells
+  /// Add the weight of each cell in weighted sums over stars; `binned` is memory for cells
   /// [star or even light, kind, quantity, side, side].
   void (*spread_weights)(const Stars&, const double* unseen, const double* weights, const StarMemory&, double* binned, int64_t side,
                          const CellMaps&);

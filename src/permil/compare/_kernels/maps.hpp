@@ -1,4 +1,4 @@
-// Stars on maps: what each star answers to maps of a sensor, and what sums over stars weigh the maps with.
+// Stars on maps: the response of each star to maps of a sensor, and the weights of the maps in sums over stars.
 #pragma once
 #include <cstring>
 
@@ -14,7 +14,7 @@ inline int64_t mirrored(int64_t index, int64_t size) {
   return smaller(larger(index, 0), size - 1);
 }
 
-/// Fill the pixels [band, pixel of the stamp] around one; what lies beyond the edges is mirrored.
+/// Fill the pixels [band, pixel of the stamp] around one; pixels beyond the edges are mirrored.
 inline void cut_patch(const float* map, const Maps& maps, const StarPlace& place, int64_t half, int64_t* columns, Span<double> patch) {
   const int64_t size = 2 * half + 1, pixels = size * size, first = place.column - half;
   const bool is_inside = first >= 0 && place.column + half < maps.nx;
@@ -41,7 +41,7 @@ inline void load(Span<const double> row, int64_t first, Lanes& lanes) {
   std::memcpy(&lanes, &part_of(row, first, LANES)[0], sizeof lanes);
 }
 
-/// Fill the sums of two kernels times two patches; what is loaded serves twice.
+/// Fill the sums of two kernels times two patches; loaded values are used twice.
 inline void sum_products(const Span<const double> (&kernels)[2], const Span<const double> (&patches)[2], int64_t pixels,
                          double (&sums)[2][2]) {
   Lanes total[2][2] = {}, kernel[2], patch[2];
@@ -64,7 +64,7 @@ inline void sum_products(const Span<const double> (&kernels)[2], const Span<cons
     }
 }
 
-/// What a star answers to a band: templates of the three kinds by quantity, and instruments of the flux, the shifts and the sizes.
+/// Response of a star to a band: templates of the three kinds by quantity, and instruments of the flux, the shifts and the sizes.
 struct Answers {
   double templates[N_KINDS][N_QUANTITIES], instruments[N_SPREAD];
 };
@@ -111,7 +111,7 @@ inline void curve_sizes(const Stamp& stamp, int kind, double* curved) {
     five_point_laplacian(span_of<const double>(kernel_of(stamp, kind, XX + width), pixels), stamp.size, span_of(curved + width * pixels, pixels));
 }
 
-/// Fill what a star answers to maps of bands; `patches` is memory for patches of both maps, `curved` for two stamps.
+/// Fill the response of a star to maps of bands; `patches` is memory for patches of both maps, `curved` for two stamps.
 inline void predict_star(const Stars& stars, int64_t star, const Maps& maps, const double* unseen, const Stamp& stamp, double* patches,
                          double* curved, int64_t* columns, Span<double> templates, Span<double> instruments) {
   const int64_t pixels = stamp.size * stamp.size, bands = maps.bands;

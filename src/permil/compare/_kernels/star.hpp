@@ -1,4 +1,4 @@
-// A star on a stamp: its light, and what its measurement answers to changes of the light; see permil.compare.stars.response.
+// A star on a stamp: its light, and the response of its measurement to changes of the light; see permil.compare.stars.response.
 #pragma once
 #include "_kernels/mathematics.hpp"
 #include "compare/_kernels/structs.hpp"

@@ -1,4 +1,4 @@
-// What the kernels of this package take and give. Arrays lie in memory row by row; [a, b] names their axes.
+// Arguments and results of the kernels of this package. Arrays lie in memory row by row; [a, b] names their axes.
 #pragma once
 #include <cstdint>
 

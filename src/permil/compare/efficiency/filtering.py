@@ -136,7 +136,7 @@ def _pixels_of(stars: Stars) -> tuple[IntArray, IntArray]:
 def fit_components(
     components: Components, *, region: BoolArray | None = None, flat_fielded: bool = False
 ) -> tuple[BandCoefficients, ...]:
-    """Return the fractions of each component, each fitted to what the other leaves of the stars.
+    """Return the fractions of each component, each fitted to the residuals of the stars after the other.
 
     Parameters
     ----------

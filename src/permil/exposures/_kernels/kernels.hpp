@@ -20,7 +20,7 @@ struct Kernels {
   int64_t (*decode_rows)(const CodedRows& coded, int32_t* pixels, int64_t width);
   /// Return the sum of big-endian words.
   uint64_t (*sum_words)(const uint32_t* words, int64_t n_words);
-  /// Read the word behind a row: what the checked kernels must notice. Null at other levels.
+  /// Read the word behind a row, which the checked kernels must detect. Null at other levels.
   uint32_t (*overrun)(const uint32_t* words, int64_t n_words);
 };
 

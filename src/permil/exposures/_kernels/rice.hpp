@@ -1,6 +1,6 @@
 // RICE_1: FITS Standard 4.0, section 10.4.1 (R. Rice, P.-S. Yeh and W. Miller 1993).
 //
-// The first value of a tile is stored as it is. Each block of pixels starts with a few bits that tell how many low bits of the folded
+// The first value of a tile is stored as it is. Each block of pixels starts with a few bits with the number of low bits of the folded
 // differences are stored plainly; the rest of a difference is counted in zeros.
 #pragma once
 #include "_kernels/span.hpp"

@@ -31,7 +31,7 @@ struct LitRow {
   const int16_t* mask;
 };
 
-/// Return a row; what is not side by side goes to the first row of `scratch`.
+/// Return a row; pixels that are not contiguous are copied to the first row of `scratch`.
 inline LitRow row_of(const Lit& lit, const Steps& error, int64_t row, const Scratch& scratch) {
   const int64_t n = lit.shape.columns, first = row * n;
   return {lit.signal + first, lit.variance + first, lit.beam + first, row_of_steps(error, row, n, scratch.rows),

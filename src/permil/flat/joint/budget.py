@@ -1,4 +1,4 @@
-"""The error budget of a joint solution: what each cause adds, and checks from the data themselves.
+"""The error budget of a joint solution: the contribution of each cause, and checks from the data themselves.
 
 The checks compare solutions of two halves of the exposures, and the readings of the photodiode with the exposure scales.
 """
@@ -150,7 +150,7 @@ def error_budget(
 
 
 def _of_weather(solution: JointSolution, errors: FlatCovariance) -> dict[str, float]:
-    """Return the terms of weather: its size and what it adds to others, or what it does not exceed."""
+    """Return the terms of weather: its size and contribution to others, or its upper limit."""
     if solution.weather is None:
         return {}
     if not solution.weather.found:
@@ -159,7 +159,7 @@ def _of_weather(solution: JointSolution, errors: FlatCovariance) -> dict[str, fl
 
 
 def _of_gains(solution: JointSolution, errors: FlatCovariance) -> dict[str, float]:
-    """Return what changes of gains add: temperature coefficients and the rest of the boards, steps of amplifiers."""
+    """Return the contributions of changes of gains: temperature coefficients and the rest of the boards, steps of amplifiers."""
     model = solution.model
     found: dict[str, float] = {}
     if solution.prior.boards is not None:
@@ -174,7 +174,7 @@ def _of_gains(solution: JointSolution, errors: FlatCovariance) -> dict[str, floa
 
 
 def _added(cause: str, places: slice, errors: FlatCovariance) -> dict[str, float]:
-    """Return what some unknowns add to detector levels, gradient and errors in common."""
+    """Return the contributions of some unknowns to detector levels, gradient and errors in common."""
     levels = errors.added_by(places)
     gradient = errors.composite_gradient_added_by(places)
     return {
@@ -254,7 +254,7 @@ def odd_exposures(solution: JointSolution) -> BoolArray:
 
 @dataclass(frozen=True)
 class Part:
-    """What a solution from a part of the exposures finds, as far as parts are compared.
+    """Results of a solution from a part of the exposures that are compared between parts.
 
     Parameters
     ----------
@@ -355,7 +355,7 @@ def check_photodiode(solution: JointSolution) -> PhotodiodeCheck:
 
 
 def without_drift(solution: JointSolution) -> JointSolution:
-    """Return a solution whose errors are those of a photodiode that is known not to drift; what was found stays the same."""
+    """Return a solution whose errors are those of a photodiode that is known not to drift; its values are unchanged."""
     prior = replace(solution.prior, photodiode=solution.prior.photodiode.without_drift())
     scales, change = solution.model.scales, prior.scale_precision - solution.prior.scale_precision
     return replace(solution, prior=prior, factor=solution.factor.plus(scales.start, change))

@@ -1,4 +1,4 @@
-"""Errors of the joint flat: what is independent from super-pixel to super-pixel, and what they have in common.
+"""Errors of the joint flat: independent errors of super-pixels, and errors that they share.
 
 ``cov(f_p, f_q) = delta_pq / W_p + A_p V A_q'`` with the covariance ``V`` of all other unknowns and the rows ``A`` of
 `permil.flat.joint.normal`. The flat is relative to its mean over all super-pixels, which is taken off ``A``. No matrix of
@@ -41,7 +41,7 @@ _MOST_OF_PLANES, _FEW_DETECTORS = 81, 27
 size on file grows with both."""
 
 _NEGLIGIBLE = 1e-3
-"""Part of the noise variance of a level or gradient below which what the largest modes lack of it is left out."""
+"""Part of the noise variance of a level or gradient below which the part beyond the largest modes is neglected."""
 
 _TILES = 4
 """How many tiles are summed before their products are added."""
@@ -49,7 +49,7 @@ _TILES = 4
 
 @dataclass(frozen=True)
 class CorrelatedModes:
-    """The largest modes of what super-pixels have in common: ``cov(f) ~ diag(independent) + sum_k modes_k modes_k'``.
+    """The largest modes of the errors that super-pixels share: ``cov(f) ~ diag(independent) + sum_k modes_k modes_k'``.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class CorrelatedModes:
     independent : dict
         Variance of each super-pixel that is not in the modes, shape (p,); NaN where there is no response.
     remainder : dict
-        What of that is not noise of the super-pixel's own signals but correlated errors beyond the modes, shape (p,).
+        The part of it that is correlated errors beyond the modes, not noise of the super-pixel's own signals, shape (p,).
     variance : ndarray, shape (k,)
         Mean square of each mode over all super-pixels.
     total : float
@@ -80,7 +80,7 @@ class CorrelatedModes:
         return float(self._common(first) @ self._common(second)) + independent
 
     def _common(self, region: Region) -> FloatArray:
-        """Return what a region has of each mode."""
+        """Return the amplitude of each mode in the mean of a region."""
         result = np.zeros(len(self.variance))
         for name, weights in region.items():
             result += self.patterns[name] @ weights
@@ -89,7 +89,7 @@ class CorrelatedModes:
 
 @dataclass(frozen=True)
 class PlaneResponses:
-    """How level and gradients of each detector in turn change with deviations of what LEDs of one run share.
+    """Derivatives of level and gradients of each detector with respect to terms that LEDs of one run share.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ class FlatCovariance:
         return self._covariance(*self._plane_rows)
 
     def plane_responses(self) -> PlaneResponses:
-        """Return how levels and gradients of detectors answer to what the prior takes from outside the signals of this LED.
+        """Return the derivatives of levels and gradients of detectors with respect to terms from outside the signals of this LED.
 
         With the rows ``T A`` of the planes, the covariance ``V`` of the unknowns and the precision ``P`` of a block of the prior, a
         deviation ``d`` of its centre from the truth changes the planes by ``-T A V P d``.
@@ -293,7 +293,7 @@ class FlatCovariance:
             yield detector.name, change
 
     def added_by(self, places: slice) -> FloatArray:
-        """Return what some unknowns add to the covariance of the mean over all super-pixels of each detector; 0 were they known."""
+        """Return the part of the covariance of the mean over all super-pixels of each detector that is due to some unknowns."""
         # The level of a plane at the mean place is the mean.
         return self._added(places, self._answers[:, :-2:3])
 
@@ -316,7 +316,7 @@ class FlatCovariance:
         return max(float(np.sum(unknowns * inner)), 0.0) / (_PROBES * self._pixels)
 
     def _added(self, places: slice, answers: FloatArray) -> FloatArray:
-        """Return what some unknowns add to the covariance of sums: with the covariance ``V``, ``r' V_S V_SS^-1 V_S' r``.
+        """Return the part of the covariance of sums that is due to some unknowns: with the covariance ``V``, ``r' V_S V_SS^-1 V_S' r``.
 
         Parameters
         ----------
@@ -353,7 +353,7 @@ class FlatCovariance:
         return self.solution.factor.solve(self._linear[0].T)
 
     def modes_and_shared(self, count: int, rows: Mapping[str, FloatArray]) -> tuple[CorrelatedModes, dict[str, FloatArray]]:
-        """Return the largest modes of what super-pixels have in common, and further ones; what is left of it counts as independent.
+        """Return the largest modes of the errors that super-pixels share, and further ones; the rest counts as independent.
 
         The further modes make the covariance of levels and gradients of all detectors that of `planes`, for the
         combinations of them that the largest modes lack most. What is left is smooth over a detector, so that independent noise of the same
@@ -370,7 +370,7 @@ class FlatCovariance:
         -------
         modes : CorrelatedModes
         shared : dict
-            Covariance, within each of these detectors, of the sums of what its super-pixels have in common, shape (n, n); NaN in rows and
+            Covariance, within each of these detectors, of the sums of the errors that its super-pixels share, shape (n, n); NaN in rows and
             columns of sums without any weight.
         """
         factor = self.solution.factor
@@ -426,7 +426,7 @@ class FlatCovariance:
     def _shared(
         self, weights: FloatArray, pieces: Sequence[Tile], columns: IntArray, known: FloatArray, with_mean: FloatArray
     ) -> FloatArray:
-        """Return the covariance of sums of what the super-pixels of a detector have in common.
+        """Return the covariance of sums of the errors that the super-pixels of a detector share.
 
         Parameters
         ----------

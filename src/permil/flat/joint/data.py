@@ -1,4 +1,4 @@
-"""What the joint solution is fitted to: exposures, and the signals of detectors on super-pixels."""
+"""Data of the joint solution: exposures, and the signals of detectors on super-pixels."""
 
 from __future__ import annotations
 

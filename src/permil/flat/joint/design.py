@@ -1,4 +1,4 @@
-"""What a list of pointings will determine of a flat, before any data are taken, and names of the modes that it cannot determine.
+"""Parts of a flat that a list of pointings determines, before any data are taken, and names of the undetermined modes.
 
 Signals contain nothing on directions in which beam, scales and response change together: a common factor, a gradient
 (``F exp(a.x)``, ``B exp(-a.u)``, ``s exp(-a.c)``), and waves ``exp(i k.x)`` of the flat for which ``k.(c_e - c_e')`` is a multiple
@@ -37,7 +37,7 @@ class DesignReport:
     Parameters
     ----------
     modes : list of UndeterminedMode
-        What the signals alone leave open.
+        Modes that the signals alone do not determine.
     basis : ndarray, shape (p, m)
         These modes as orthonormal flats over all super-pixels (detectors in turn).
     mode_errors : ndarray, shape (m,)
@@ -220,7 +220,7 @@ class UndeterminedMode:
     detectors : tuple of str
         Of a set that nothing ties to the others, else empty.
     part : float
-        Part of the named pattern's square that lies in what is undetermined.
+        Part of the named pattern's square that lies in the undetermined space.
     """
 
     name: str
@@ -243,7 +243,7 @@ def name_modes(
     names: Sequence[str],
     sets: Sequence[IntArray],
 ) -> list[UndeterminedMode]:
-    """Name what spans a space of undetermined flats, the mean of a flat taken off.
+    """Name the modes that span a space of undetermined flats, without the mean of a flat.
 
     Parameters
     ----------
@@ -262,7 +262,7 @@ def name_modes(
     -------
     list of UndeterminedMode
         As many as the space has dimensions: smooth ones, sets of detectors, lattice waves (two modes for each wave vector: its
-        sine and cosine), then what has no such name.
+        sine and cosine), then modes without a name.
     """
     naming = _Naming(basis)
     naming.take(x_mm, UndeterminedMode("gradient x"), _SMOOTH_PART)
@@ -281,7 +281,7 @@ def name_modes(
 
 
 class _Naming:
-    """What of a space of flats has a name, and what is left of it."""
+    """Named modes of a space of flats, and the rest of the space."""
 
     def __init__(self, basis: FloatArray) -> None:
         self.left = basis
@@ -289,7 +289,7 @@ class _Naming:
         self._taken = np.ones((len(basis), 1)) / np.sqrt(len(basis))
 
     def take(self, pattern: FloatArray, mode: UndeterminedMode, needed: float) -> None:
-        """Take a pattern, less what has a name already, out of the space if the needed part of its square lies in it."""
+        """Take a pattern, orthogonal to named ones, out of the space if the needed part of its square lies in it."""
         rest = pattern - self._taken @ (self._taken.T @ pattern)
         along = self.left.T @ rest
         size = float(rest @ rest)

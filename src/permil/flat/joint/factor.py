@@ -24,7 +24,7 @@ _PIECE = 320
 
 
 def factorise_rows(matrix: FloatArray, first: int, last: int) -> None:
-    """Factorise rows of a symmetric matrix, and take what they explain off the rows that follow.
+    """Factorise rows of a symmetric matrix, and update the rows that follow.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def factorise_rows(matrix: FloatArray, first: int, last: int) -> None:
 
 
 def _subtract_square(matrix: FloatArray, known: slice, rows: slice, columns: slice) -> None:
-    """Take what known rows of the factor explain off a block of the matrix."""
+    """Subtract the product of known rows of the factor from a block of the matrix."""
     matrix[rows, columns] -= matrix[known, rows].T @ matrix[known, columns]
 
 

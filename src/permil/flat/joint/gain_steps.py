@@ -21,7 +21,7 @@ _FEWEST_BESIDE = 3
 """Exposures that a step needs before and after it."""
 _MOST_STEPS = 3
 _FEWEST_AMPLIFIERS = 3
-"""Amplifiers from which on their median stands for what all of a detector have in common."""
+"""Amplifiers of a detector from which on their median is its common change."""
 _ECHO = 0.3
 """Part of the largest step below which another may be its echo and is not reported."""
 
@@ -178,7 +178,7 @@ DOMINATED = 0.5
 """Variance of a board's gain after the fit over that before it, above which the prior dominates."""
 
 UNUSUAL = 5.0
-"""Standard errors beyond which a coefficient differs from what is expected, or a gain changes in time."""
+"""Standard errors beyond which a coefficient differs from its expectation, or a gain changes in time."""
 
 _CONFIDENCE = 1.96
 
@@ -226,7 +226,7 @@ class BoardResult:
 
     @property
     def limit(self) -> float:
-        """What the deviation of the coefficient from what was expected does not exceed with 95 % probability."""
+        """Upper limit (95 %) of the deviation of the coefficient from its expectation."""
         return abs(self.coefficient - self.expected) + _CONFIDENCE * self.coefficient_err
 
 

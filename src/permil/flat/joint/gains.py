@@ -51,7 +51,7 @@ STEP_DEVIATION = 0.05
 
 @dataclass(frozen=True)
 class Coefficient:
-    """What is known of the relative change of gains (e-/adu) per deg C before the fit.
+    """Prior of the relative change of gains (e-/adu) per deg C.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Coefficient:
 
     @property
     def centre(self) -> float:
-        """What is expected beyond the applied coefficient."""
+        """Expected coefficient beyond the applied one."""
         return 0.0 if self.nominal is None else self.nominal - self.applied
 
     @property
@@ -211,7 +211,7 @@ def board_terms(time: FloatArray, boards: Sequence[BoardReadings], coefficient: 
             continue
         smooth = temperature.value - weights @ temperature.value
         values[0, number, own] = -smooth
-        # What was applied belongs to a fixed temperature, what is left of the coefficient to the mean one.
+        # The applied coefficient refers to a fixed temperature, the remaining one to the mean temperature.
         means = (temperature.errors @ weights)[:, None]
         errors = _largest(coefficient.size * (temperature.errors - means) + coefficient.applied * means)
         values[1 + TIME_FUNCTIONS : 1 + TIME_FUNCTIONS + len(errors), number, own] = errors
@@ -235,7 +235,7 @@ def _largest(errors: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class BoardPrior:
-    """What is known of the unknowns of the readout boards before the fit.
+    """Prior of the unknowns of the readout boards.
 
     Parameters
     ----------
@@ -266,7 +266,7 @@ def fit_time_rms(terms: BoardTerms, information: FloatArray, pull: FloatArray) -
     Parameters
     ----------
     information : ndarray, shape (m, m)
-        What the signals know of the functions of time (`BoardTerms.times`).
+        Information of the signals on the functions of time (`BoardTerms.times`).
     pull : ndarray, shape (m,)
         Gradient of the log likelihood of the signals where they are 0.
     """

@@ -193,7 +193,7 @@ class GroupedMatrix:
     def without_others(
         self, prior: PriorTerms, columns: FloatArray, last: IntArray, *, overwrite: bool = False
     ) -> tuple[FloatArray, FloatArray]:
-        """Return what eliminating all other unknowns, within their prior, leaves of the matrix of some unknowns, and of columns.
+        """Return the matrix of some unknowns, and columns, after eliminating all other unknowns within their prior.
 
         Parameters
         ----------
@@ -290,7 +290,7 @@ class GroupedFactor:
     rest : ndarray of int, shape (r,)
         The other unknowns, rising.
     lower : ndarray, shape (r, r)
-        Lower Cholesky factor of what eliminating the groups leaves.
+        Lower Cholesky factor of the matrix after eliminating the groups.
     held : ndarray, shape (n, m)
         ``U``, whose square is part of the matrix but not of the groups and ``lower``.
     """
@@ -380,7 +380,7 @@ class GroupedFactor:
 
     @cached_property
     def _inverse(self) -> FloatArray:
-        """Covariance of the rest without what is held."""
+        """Covariance of the rest without the held unknowns."""
         return inverse_of(self.lower)
 
     @cached_property
@@ -416,7 +416,7 @@ class GroupedFactor:
 
 
 def _whiten_groups(groups: Sequence[Group], rest: IntArray, columns: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return what eliminating groups leaves of columns on the rest, and ``L^-1`` times those of the members, 0 on all others."""
+    """Return columns on the rest after eliminating groups, and ``L^-1`` times those of the members, 0 on all others."""
     left, result = columns[rest], np.zeros(columns.shape)
     for group in groups:
         own = _solve(group.own, columns[group.members])

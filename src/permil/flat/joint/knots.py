@@ -23,7 +23,7 @@ _FIRST_SPACING_MM = 12.0
 _RATIO = 2**-0.5
 _GAIN = 5.0
 _GAIN_PER_SIGNAL = 0.005
-"""Gain of the evidence, in all and per signal, below which finer knots are not worth their time: 1 % of chi-square."""
+"""Gain of the evidence, in total and per signal, below which finer knots are not worth their time: 1 % of chi-square."""
 _SIGNIFICANT = 5.0
 """Standard deviations of chi-square beyond which the beam may have structure that the knots do not follow."""
 
@@ -37,7 +37,7 @@ _STIFFNESS = 1e4
 
 @dataclass(frozen=True)
 class SpacingChoice:
-    """What the data say of the distance of knots.
+    """Evidence of the data for the distance of knots.
 
     Parameters
     ----------

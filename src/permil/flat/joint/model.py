@@ -292,7 +292,7 @@ class JointModel:
 
     @_kept
     def light_arrays(self, vector: FloatArray) -> tuple[IntArray, FloatArray, FloatArray]:
-        """Return what compiled loops need to predict the light: see `pattern_arrays`, and the vector with the whole beam behind it."""
+        """Return the arguments of loops that predict the light: see `pattern_arrays`, and the vector with the whole beam behind it."""
         counts, places = self.pattern_arrays()
         if self.details is None:
             return counts, places, vector
@@ -302,7 +302,7 @@ class JointModel:
         return counts, places, np.concatenate([vector, coefficients])
 
     def pattern_arrays(self) -> tuple[IntArray, FloatArray]:
-        """Return what compiled loops need of the patterns.
+        """Return the arguments of compiled loops for the patterns.
 
         Returns
         -------
@@ -330,7 +330,7 @@ class Start:
     vector: FloatArray
 
     def of(self, model: JointModel) -> FloatArray | None:
-        """Return the vector for another model of the same exposures and patterns, what is new at 0; None if it has others."""
+        """Return the vector for another model of the same exposures and patterns, new unknowns at 0; None if these differ."""
         if model.patterns != self.model.patterns or len(model.exposures) != len(self.model.exposures):
             return None
         return np.concatenate([self.vector, np.zeros(model.size - len(self.vector))])

@@ -4,7 +4,7 @@
 which changes between passes. `Descent` chooses the step. With Huber weights each pass is a
 step of iterated reweighting, which leaves a fixed share of the distance (the more signals are beyond the threshold, the larger). The
 combination of the last steps that is smallest extrapolates them (Anderson 1965, Journal of the ACM 12, 547; Walker & Ni 2011, SIAM Journal
-on Numerical Analysis 49, 1715). A step that raises objective and distance is taken back: a curvature from an earlier place is computed
+on Numerical Analysis 49, 1715). A step that raises objective and distance is undone: a curvature from an earlier place is computed
 again, and with a fresh one the step is halved.
 """
 
@@ -43,7 +43,7 @@ and scales then agree to 0.001, those of the beam at the edge of the light to 0.
 
 _MOST_RESTORATIONS = 2
 _RESTORED = 0.8
-"""Share of a limit below which what was left out is taken back."""
+"""Share of a limit below which exposures and readings that were left out are restored."""
 
 _SAME_PHOTODIODE, _MOST_WAITS = 2e-3, 12
 """Relative change of the photodiode's noise and drift from pass to pass with which they count as settled; passes to wait for that."""
@@ -55,7 +55,7 @@ _USUAL_PASSES = 6
 """Passes that a solution takes where nothing is left out."""
 
 _ROUNDS = 2
-"""Passes without a change of what is left out after which the prior is kept."""
+"""Passes without a change of the exposures left out after which the prior is kept."""
 
 
 class Solver:
@@ -252,7 +252,7 @@ class Solver:
     def _information(
         self, curvature: Curvature, gradient: FloatArray, block: slice, departure: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Return what the signals know of some unknowns, and their pull where these are smaller by a departure."""
+        """Return the information of the signals on some unknowns, and their pull where these are smaller by a departure."""
         pull = gradient + self.prior.gradient(self.vector)
         information, at_vector = curvature.information(self.prior, gradient, pull, block)
         return information, at_vector + information @ departure
@@ -462,7 +462,7 @@ class Curvature:
     def information(
         self, prior: Prior, gradient: FloatArray, pull: FloatArray, block: slice, *, overwrite: bool = False
     ) -> tuple[FloatArray, FloatArray]:
-        """Return what the signals know of a block of the unknowns behind the patterns, all others free within their prior.
+        """Return the information of the signals on a block of the unknowns behind the patterns, all others free within their prior.
 
         Parameters
         ----------
@@ -500,7 +500,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Place:
-    """A vector and what a pass through the data found there.
+    """A vector and the results of a pass through the data there.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ _TILE_MM = 10.5
 
 @dataclass(frozen=True)
 class Tile:
-    """Neighbouring super-pixels of a detector and what they depend on.
+    """Neighbouring super-pixels of a detector and the unknowns that they depend on.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class TilePlan:
-    """What a tile depends on, before its rows are summed.
+    """Unknowns and derivatives of a tile, before its rows are summed.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class DetectorRows:
     Parameters
     ----------
     residual, weights : ndarray, shape (e, p)
-        Of the logarithms at that vector; what has no weight does not count.
+        Residuals of the logarithms at that vector; those without weight are ignored.
     """
 
     def __init__(

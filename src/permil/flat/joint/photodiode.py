@@ -14,7 +14,7 @@ from scipy import linalg
 from permil.arrays import BoolArray, FloatArray, IntArray
 
 READING_LIMIT = 5.0
-"""Standard deviations of a reading from what all others predict, beyond which it is not used."""
+"""Standard deviations of a reading from the prediction of all others, beyond which it is not used."""
 
 REPORT_LIMIT = 3.5
 """Standard errors beyond which a drift or a step is reported: nearly all that are of five are, and few that are none."""
@@ -81,11 +81,11 @@ class PhotodiodeModel:
     white_err : float
         Its standard error.
     drifts : tuple of Drift
-        Hypotheses of a process in time; what is missing to probability 1 is that of none.
+        Hypotheses of a process in time; the remaining probability is that of none.
     linear_rms : float
         Prior standard deviation of the change by linear drift, averaged over its posterior.
     steps : tuple of Effect
-        Steps at times that the readings tell.
+        Steps at times found in the readings.
     epoch_rms : float
         Standard deviation of the offsets of epochs.
     changes : tuple of Effect
@@ -220,7 +220,7 @@ def stuck_readings(log_photodiode: FloatArray, time: FloatArray) -> BoolArray:
 
 
 def deviations_from_others(covariance: FloatArray, fixed: FloatArray, deviation: FloatArray, used: BoolArray) -> FloatArray:
-    """Return the deviation of each reading from what all others that count predict, over its error, shape (n,).
+    """Return the deviation of each reading from the prediction of all others in use, over its error, shape (n,).
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ def deviations_from_others(covariance: FloatArray, fixed: FloatArray, deviation:
 
 
 def left_out_deviations(precision: FloatArray, deviation: FloatArray) -> FloatArray:
-    """Return the deviation of each reading from what all others predict, over its error.
+    """Return the deviation of each reading from the prediction of all others, over its error.
 
     For a normal vector with precision ``Q`` it is ``(Q r)_e / sqrt(Q_ee)``.
     """

@@ -59,7 +59,7 @@ _LEAST_INFORMATION = 1e-9
 """Over the largest, up to which the signals know nothing of a direction."""
 _ROUNDING = 1e-5
 _LEAST_WHITE, _UNKNOWN_WHITE = 1e-7, 0.01
-"""White noise that none is smaller than, and that of readings that do not tell; relative."""
+"""White noise that none is smaller than, and that of readings that do not determine it; relative."""
 _LEAST_PROBABILITY = 1e-4
 """Of a hypothesis of the drift that is kept."""
 _MOST_REFINEMENTS, _SAME_WHITE = 8, 0.002

@@ -207,7 +207,7 @@ class Prior:
         return deviations * _HELD if self.stage_as_recorded else deviations
 
     def times(self, vector: FloatArray) -> FloatArray:
-        """Return the precision times a vector of the unknowns, without the terms that hold what changes no signal."""
+        """Return the precision times a vector of the unknowns, without the terms that hold undetermined combinations."""
         model, result = self.model, np.zeros(self.model.size)
         for pattern, where, stiffness in zip(model.patterns, model.pattern_slices, self.stiffness, strict=True):
             result[where] = stiffness * (roughness_of(pattern.grid) @ vector[where])
@@ -241,7 +241,7 @@ def hold_strength(block: FloatArray) -> float:
 
 
 def free_functions(grid: SplineGrid, number: int) -> FloatArray:
-    """Return what no signal depends on in a pattern: the level, and in a reflection (shared with beam and scales) the slopes."""
+    """Return combinations of a pattern that change no signal: the level, and in a reflection (shared with beam and scales) the slopes."""
     functions = grid.planes()[:, : 1 if number == 0 else 3]
     return functions / np.linalg.norm(functions, axis=0)
 
@@ -252,7 +252,7 @@ def common_deviation(information: FloatArray, pull: FloatArray, bounds: tuple[fl
     Parameters
     ----------
     information : ndarray, shape (n, n)
-        What the signals know of these unknowns.
+        Information of the signals on these unknowns.
     pull : ndarray, shape (n,)
         Gradient of the log likelihood of the signals where they are 0.
     bounds

@@ -54,7 +54,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class DetailErrors:
-    """What the fine structure of the beam (`permil.flat.joint.details`) adds to errors, beyond what the dense factor knows.
+    """Errors from the fine structure of the beam (`permil.flat.joint.details`), beyond those of the dense factor.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ class JointSolution:
         return self.objective / self.freedom
 
     def findings(self) -> dict[int, str]:
-        """Return what is wrong with exposures that were left out, or whose photodiode reading was."""
+        """Return the faults of exposures that were left out, or whose photodiode reading was."""
         exposures = self.model.exposures
         unread = np.isfinite(exposures.log_photodiode) & ~self.prior.has_photodiode
         stuck = unread & stuck_readings(exposures.log_photodiode, exposures.time)

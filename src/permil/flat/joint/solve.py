@@ -236,7 +236,7 @@ def _with_details(
 
 
 def _stages(progress: Callable[[float], None] | None, share_of_rest: float) -> Callable[[], Callable[[float], None] | None]:
-    """Return a function that begins the next part of a solution and returns its progress: each takes a share of what is left."""
+    """Return a function that begins the next part of a solution and returns its progress: each takes a share of the remaining work."""
     begun = 0
 
     def stage() -> Callable[[float], None] | None:

@@ -171,7 +171,7 @@ def fit_weather(
     time : ndarray, shape (n,)
         Of the exposures.
     information : ndarray, shape (5 n, 5 n)
-        What the signals know of the coefficients, all of one pattern after those of another.
+        Information of the signals on the coefficients, all of one pattern after those of another.
     pull : ndarray, shape (5 n,)
         Gradient of the log likelihood of the signals where they are 0.
     half_mm
@@ -224,7 +224,7 @@ def fit_weather(
 
 @dataclass(frozen=True)
 class _Score:
-    """What derivatives of the log likelihood at amplitude 0 say of the variance (sum over patterns), for one correlation time."""
+    """Derivatives of the log likelihood with respect to the variance (sum over patterns) at amplitude 0, for one correlation time."""
 
     variance: float
     error: float

@@ -54,7 +54,7 @@ def _beam(path: Path, led: str, _changed: int) -> BeamModel:
 
 
 def divide_detector(request: FlatRequest) -> tuple[DetectorFlat, list[LeftOut]]:
-    """Return the flat of one detector on its own scale, and what was left out of it."""
+    """Return the flat of one detector on its own scale, and the exposures that were left out."""
     folder, config = RunFolder(request.root), request.config
     source = config.flat.beam_of.get(request.led, request.led)
     beam = beam_of(folder.beam(source), led=source)

@@ -1,6 +1,6 @@
 """Exposures from the rows of the index: groups at one projector position for the flat of a detector, lists for the joint solution.
 
-Also the request for the flat of one detector, and what happens to exposures that cannot be used.
+Also the request for the flat of one detector, and the treatment of exposures that cannot be used.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PointingGroup:
     scan: bool
 
     def pointing(self, exposures: int, *, scale_error: float, photodiode: float, chi_square: float = float("nan")) -> Pointing:
-        """Return what is known of the group as a pointing; see `Pointing` for the arguments."""
+        """Return the group as a pointing; see `Pointing` for the arguments."""
         return Pointing(
             number=self.number,
             x_mm=self.x_mm,

@@ -187,7 +187,7 @@ def _extensions(made: DetectorFlat, histogram: ResponseHistogram) -> list[Any]:
 
 
 def _notes(noted: list[LeftOut]) -> list[Any]:
-    """Return the table of what was left out, if anything was."""
+    """Return the table of exposures that were left out, if any were."""
     if not noted:
         return []
     rows = [(str(entry.path), entry.reason) for entry in noted]

@@ -183,7 +183,7 @@ def _lit_detectors(request: SolutionRequest, exposures: ExposureList, number_of:
 def _choose_knots(
     options: JointConfig, exposures: ExposureList, detectors: Sequence[DetectorSignals], side_mm: float
 ) -> tuple[float, float | None, SpacingChoice | None]:
-    """Return the distance of the knots, that of finer ones if there are to be any, and what the data say of it.
+    """Return the distance of the knots, that of finer ones if any, and their evidence.
 
     Parameters
     ----------
@@ -230,11 +230,11 @@ def _solve_straight(
     -------
     solution : JointSolution
     straight : sequence of DetectorSignals
-        What it was solved from.
+        Exposures and signals that it was solved from.
     losses : AmplifierLosses
-        What is left of the losses.
+        Losses that remain.
     put_back : AmplifierLosses or None
-        What was put back into the signals.
+        Losses that were put back into the signals.
     """
     put_back = None
     if coarsely is not None:
@@ -490,7 +490,7 @@ class _Solved:
         )
 
     def _of_photodiode(self) -> Iterator[str]:
-        """Yield what the photodiode did beyond noise: a linear drift, steps."""
+        """Yield messages about the photodiode: a linear drift, steps."""
         time = self.solution.model.exposures.time
         for effect in self.solution.prior.photodiode.found:
             size = f"{1e3 * effect.size:.3g} +- {1e3 * effect.size_err:.1g} per mil"
@@ -522,7 +522,7 @@ class _Solved:
             )
 
     def _of_boards(self) -> Iterator[str]:
-        """Yield the readout boards that differ from what is expected, have no temperatures, or are known from their prior alone."""
+        """Yield the readout boards that differ from their expectation, have no temperatures, or are known from their prior alone."""
         terms, boards = self.solution.model.boards, board_results(self.solution)
         if terms is None:
             return

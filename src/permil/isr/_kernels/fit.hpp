@@ -41,7 +41,7 @@ inline void flag_scatter(Span<const double> chi_square, Span<const int32_t> free
     if (freedom[x] > 0 && chi_square[x] > limits[freedom[x]]) mask[x] |= SUSPECT;
 }
 
-/// Memory for a row: what is expected, chi-square, degrees of freedom.
+/// Memory for a row: expected value, chi-square, degrees of freedom.
 struct FitRow {
   double *expected, *chi_square;
   int32_t* freedom;

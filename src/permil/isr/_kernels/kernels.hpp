@@ -24,7 +24,7 @@ struct Kernels {
   /// Fill the clipped sums of each measured row of an overscan about its median.
   void (*clip_rows)(const int32_t* counts, int64_t width, int64_t first, int64_t last, const bool* measured, int64_t n_rows,
                     const double* centre, double limit, int64_t* kept, double* total, double* squares);
-  /// Find what is lost of rows of a raw segment.
+  /// Find the pixels of rows of a raw segment that are lost.
   void (*find_lost)(const int32_t* counts, int64_t width, int64_t n_rows, int64_t first, int64_t last, double saturation_adu,
                     Table<int64_t, 5>& lost);
 };

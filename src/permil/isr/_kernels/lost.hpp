@@ -10,7 +10,7 @@ constexpr int64_t FEWEST_EQUAL = 12;              // equal counts at either end 
 constexpr int64_t EQUAL_WITHIN = 48;              // equal counts within a row that are not noise
 constexpr int64_t STEP_WITHIN = 112;              // columns between the places that are looked at within a row
 constexpr int64_t STEP_ADU = 100;                 // step at the start of an overscan without noise
-constexpr int64_t LARGEST_COUNT = (1 << 18) - 1;  // what a converter of 18 bits gives at most
+constexpr int64_t LARGEST_COUNT = (1 << 18) - 1;  // the largest count of a converter of 18 bits
 
 /// Return whether anything may be lost of a raw row: counts repeat at either end, or somewhere between.
 inline bool repeats_counts(Span<const int32_t> counts, int64_t width, int64_t first, int64_t last) {

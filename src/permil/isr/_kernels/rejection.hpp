@@ -70,7 +70,7 @@ inline double squares_of_extremes(const PixelSums& pixel, int64_t first, int64_t
   return total > 0 ? squares - moment * moment / total : 0.0;
 }
 
-/// Return what is kept of a pixel.
+/// Return the measurements of a pixel that are kept.
 inline Tested average_tested(const double* sums, const NoiseTest& test) {
   const int64_t measured = int64_t(sums[9]);
   const PixelSums pixel{sums[0], sums[1], sums[2], sums + 3, sums + 6, measured, smaller(measured, 3)};

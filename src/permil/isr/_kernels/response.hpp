@@ -1,4 +1,4 @@
-// Counts to adu over level and superbias; crosstalk; linearity and gain; what is saturated or beyond the linearity curve.
+// Counts to adu over level and superbias; crosstalk; linearity and gain; flags of pixels that are saturated or beyond the linearity curve.
 #pragma once
 #include <cmath>
 
@@ -118,7 +118,7 @@ inline bool any_saturated(Span<const int32_t> counts, double saturation_adu, int
   return above > 0;
 }
 
-/// Flag what is saturated, as a count or as a signal, or beyond the linearity curve.
+/// Flag pixels that are saturated, as a count or as a signal, or beyond the linearity curve.
 inline void flag_response(Span<const int32_t> counts, double saturation_adu, Span<const float> measured, const Response& response,
                           Span<int16_t> planes, int64_t n) {
   for (int64_t x = 0; x < n; ++x) {

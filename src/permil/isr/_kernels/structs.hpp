@@ -32,7 +32,7 @@ struct Segments {
 /// Source of the level of a row: known, the median of the overscan, or the method of the overscan options.
 enum class LevelFrom { known, median, overscan };
 
-/// What differs from frame to frame, [segment].
+/// Values of one frame, [segment].
 struct Frame {
   const double* gain;  // electrons per adu
   const bool* dead;    // channels without data; null for none
@@ -93,7 +93,7 @@ struct Sums {
   int16_t* planes;
 };
 
-/// What differs from file to file in a stack; see permil.isr.streamed_stack.FrameRows.
+/// Arrays that differ between the files of a stack; see permil.isr.streamed_stack.FrameRows.
 struct Frames {
   const float* light;                // [file]
   const double *gain, *clip;         // [file, segment]

@@ -78,7 +78,7 @@ class Column:
 
 
 Entry = str | Callable[[Any], Any]
-"""What a column shows of a row: the name of an entry or attribute (`entry_in`), or a function of the row."""
+"""Content of a column for a row: the name of an entry or attribute (`entry_in`), or a function of the row."""
 
 
 @dataclass(frozen=True)

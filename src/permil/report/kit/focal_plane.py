@@ -164,7 +164,7 @@ def plane_chart(detectors: Sequence[Detector], width: float, title: str, *, has_
     """Return empty axes on which the given detectors fit, DVCS mm."""
     left, right, bottom, top = bounds(detectors)
     height = float(np.clip(width * (top - bottom) / (right - left), 0.35 * width, 1.6 * width))
-    # Pixels are square; what is left of the shorter side is on both sides of the detectors.
+    # Pixels are square; the margin of the shorter side is on both sides of the detectors.
     scale = max((right - left) / width, (top - bottom) / height)
     x, y = (
         ((low + high - scale * length) / 2, (low + high + scale * length) / 2)

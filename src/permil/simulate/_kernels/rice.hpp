@@ -31,7 +31,7 @@ struct BitWriter {
     for (; zeros + low_bits > 31 && zeros > 0; zeros -= smaller(zeros, 31)) put(0, smaller(zeros, 31));
     put(one | (number & (one - 1)), zeros + 1 + low_bits);
   }
-  /// Write what waits; zeros fill the last byte.
+  /// Write pending bits; zeros fill the last byte.
   void finish() {
     for (; count > 0; count -= 8) heap[end++] = uint8_t(count >= 8 ? waiting >> (count - 8) : waiting << (8 - count));
   }

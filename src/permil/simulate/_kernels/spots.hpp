@@ -1,4 +1,4 @@
-// The light of spots and what the sensor makes of it; see permil.simulate.spots.
+// The light of spots and its measurement by the sensor; see permil.simulate.spots.
 #pragma once
 #include "_kernels/mathematics.hpp"
 #include "simulate/_kernels/structs.hpp"

@@ -1,4 +1,4 @@
-// What the kernels of this package take and give. Arrays lie in memory row by row; [a, b] names their axes.
+// Arguments and results of the kernels of this package. Arrays lie in memory row by row; [a, b] names their axes.
 #pragma once
 #include <cstdint>
 
@@ -23,7 +23,7 @@ struct Electronics {
   int64_t n_deferred;
 };
 
-/// What differs between exposures: level of raw rows [amplifier, raw row] and read noise [amplifier], adu.
+/// Values of one exposure: level of raw rows [amplifier, raw row] and read noise [amplifier], adu.
 struct Readout {
   const float* drift;
   const double* noise;
@@ -58,7 +58,7 @@ struct Spots {
   const double *x, *y, *flux;
 };
 
-/// Charge and what moves it; see permil.simulate.spots.sensor.SensorMaps.
+/// Charge and the fields that move it; see permil.simulate.spots.sensor.SensorMaps.
 struct Sensor {
   int64_t ny, nx;
   const double *charge, *diffusion;      // [y, x]

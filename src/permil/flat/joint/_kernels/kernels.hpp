@@ -1,4 +1,4 @@
-// Entry points of the kernels of this package, once for each level of instructions, and what they take. Arrays lie in memory row by
+// Entry points of the kernels of this package, once for each level of instructions, and their arguments. Arrays lie in memory row by
 // row; [a, b] names their axes.
 #pragma once
 #include <cstdint>

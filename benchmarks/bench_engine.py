@@ -48,7 +48,7 @@ def main() -> None:
         }
 
         def dask(workers: int) -> Executor:
-            return DaskCluster(clusters[workers].scheduler_address, folder=folder, tell=_silent)
+            return DaskCluster(clusters[workers].scheduler_address, folder=folder, show=_silent)
 
         _speed(
             {
@@ -85,7 +85,7 @@ def _timed(make: Callable[[], Executor], function: Callable[..., object], tasks:
 
 
 def _silent(_: str) -> None:
-    """Tell nobody."""
+    """Show nothing."""
 
 
 def _speed(executors: dict[str, Callable[[], Executor]]) -> None:
@@ -151,7 +151,7 @@ def _raw_files(config: Path, clusters: dict[str, LocalCluster], folder: Path) ->
     for repeat in range(TURNS + 1):
         for name, cluster in clusters.items():
             spent, _ = _timed(
-                partial(DaskCluster, cluster.scheduler_address, folder=folder, tell=_silent), read_often, raw[:FILES]
+                partial(DaskCluster, cluster.scheduler_address, folder=folder, show=_silent), read_often, raw[:FILES]
             )
             if repeat:
                 seconds[name].append(spent)

@@ -25,7 +25,7 @@ from permil.config.simulate import SimulateCampaign, SimulateConfig, SimulateSpo
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
 from permil.products.folder import CompareFolder
-from permil.progress import StageReport, console, default_workers, parallel_map, say, tell_report
+from permil.progress import StageReport, console, default_workers, parallel_map, say, show_report
 from permil.rounding import rounded, rounded_like
 from permil.simulate.spots import simulate_spots
 from permil.simulate.stage import simulate_bench
@@ -87,11 +87,11 @@ def _demonstrate_stars(out: Path, *, seed: int) -> CompareFolder:
     ]
     found = parallel_map(reduce_stars, further, workers=default_workers(), description="further campaigns of artificial stars")
     for campaign, reports in zip(further, found, strict=True):
-        _tell_campaign(campaign.config, campaign.folder)
+        _describe_campaign(campaign.config, campaign.folder)
         for report in reports:
-            tell_report(report)
+            show_report(report)
     config = _stars_config(seed, {})
-    _tell_campaign(config, out / STARS)
+    _describe_campaign(config, out / STARS)
     simulate_spots(config, out / STARS, workers=default_workers())
     configuration = out / STARS / "config.yaml"
     # The comparisons of the other campaigns are combined with those of this one whenever it runs.
@@ -127,7 +127,7 @@ def _stars_config(seed: int, changes: dict[str, Any]) -> SimulateSpotsConfig:
     return SimulateSpotsConfig.model_validate({"preset": "stars-and-flats", "seed": seed, **changes})
 
 
-def _tell_campaign(config: SimulateSpotsConfig, folder: Path) -> None:
+def _describe_campaign(config: SimulateSpotsConfig, folder: Path) -> None:
     say(
         f"flats and {config.campaign.exposures} dithers of artificial stars of {config.detector} in {config.campaign.filter} in {folder}"
     )

@@ -9,7 +9,7 @@ from permil.config.exposures import ExposuresConfig
 from permil.context import Run
 from permil.exposures.stage import describe_index, index_run, make_index
 from permil.products import check_output
-from permil.progress import StageReport, default_workers, say, tell
+from permil.progress import StageReport, default_workers, say, show_message
 from permil.stages import StageFunctions
 from permil.tasks import estimate
 
@@ -22,7 +22,7 @@ def index(run: Run) -> StageReport:
 
         selection = find_raws(query, run.camera)
         lines = selection.describe()
-        found = local_files(selection, run.folder.fetched_raws, tell=tell)
+        found = local_files(selection, run.folder.fetched_raws, show=show_message)
     report = index_run(run.config, run.camera, run.folder, workers=run.workers, found=found)
     report.messages = [*lines, *report.messages]
     report.messages.append(estimate(run))

@@ -19,7 +19,7 @@ from permil.engine import Executor, make_executor, session
 from permil.engine.locks import locked_folder
 from permil.engine.performance import StepCost, metered_stage, performance_table
 from permil.products import atomic_output, make_folder, read_table, remove_partial_files, write_table
-from permil.progress import StageReport, default_workers, describe_warnings, say, tell, tell_report
+from permil.progress import StageReport, default_workers, describe_warnings, say, show_message, show_report
 from permil.stages import STAGES
 
 
@@ -38,7 +38,7 @@ def run_pipeline(config: Config, *, stages: tuple[str, ...] | None = None) -> li
         Whatever a user has to mend.
     """
     run = Run.from_config(with_measured_tables(config))
-    with locked_folder(run.folder.root, run.folder.state, shared=False, tell=tell):
+    with locked_folder(run.folder.root, run.folder.state, shared=False, show=show_message):
         remove_partial_files(run.folder.root)
         _write_configuration(run)
         try:
@@ -50,7 +50,7 @@ def run_pipeline(config: Config, *, stages: tuple[str, ...] | None = None) -> li
 
 def _executor(run: Run) -> Executor:
     make_folder(run.folder.root)
-    return make_executor(run.config.pipeline, workers=run.workers, folder=run.folder.root.absolute(), tell=tell)
+    return make_executor(run.config.pipeline, workers=run.workers, folder=run.folder.root.absolute(), show=show_message)
 
 
 def _do_stages(run: Run, executor: Executor, stages: tuple[str, ...] | None) -> list[StageReport]:
@@ -69,7 +69,7 @@ def _do_stages(run: Run, executor: Executor, stages: tuple[str, ...] | None) -> 
             # Later stages that read the same files repeat the warnings of earlier ones.
             found.messages += describe_warnings(meter.records, but=warned)
             costs += meter.costs
-            tell_report(found)
+            show_report(found)
             reports.append(found)
             # The report shows the stages before it, and is remade when what they cost changes: its own cost would change it always.
             if name != "report":

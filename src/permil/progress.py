@@ -58,7 +58,7 @@ _SECONDS_BETWEEN_LINES = 20.0
 _WARNINGS_SHOWN = 10
 
 
-def tell(sentence: str) -> None:
+def show_message(sentence: str) -> None:
     """Print a sentence for the user."""
     say(f"  {sentence}")
 
@@ -130,7 +130,7 @@ def _lines(description: str, total: int) -> Iterator[Callable[[float], None]]:
     begin = shown = time.monotonic()
     count = 0.0
 
-    def tell() -> None:
+    def show() -> None:
         seconds = time.monotonic() - begin
         rate = count / max(seconds, 1e-3)
         left = "" if count >= total else f", {(total - count) / max(rate, 1e-9):.0f} s left"
@@ -142,11 +142,11 @@ def _lines(description: str, total: int) -> Iterator[Callable[[float], None]]:
         count = number
         if time.monotonic() - shown > _SECONDS_BETWEEN_LINES and count != total:
             shown = time.monotonic()
-            tell()
+            show()
 
     yield reached
     if count:
-        tell()
+        show()
 
 
 def default_workers() -> int:
@@ -245,9 +245,9 @@ def describe_warnings(records: list[CallCosts], *, but: set[str] | None = None) 
     return [f"warning: {sentence}" for sentence in sentences[:_WARNINGS_SHOWN]] + more
 
 
-def tell_report(report: StageReport) -> None:
+def show_report(report: StageReport) -> None:
     """Show what a stage did."""
     for message in report.messages:
-        tell(message)
+        show_message(message)
     skipped = f", {report.skipped} up to date" if report.skipped else ""
     say(f"{report.stage}: {report.done} done{skipped}, {report.seconds:.1f} s")

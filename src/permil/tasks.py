@@ -24,7 +24,7 @@ from permil.engine.locks import locked_folder, locked_task
 from permil.engine.submission import Form, Job, job_name, submission_text
 from permil.errors import ConfigError, OutputError
 from permil.products import RunFolder, make_folder
-from permil.progress import StageReport, describe_warnings, do_tasks, tell, tell_report
+from permil.progress import StageReport, describe_warnings, do_tasks, show_message, show_report
 from permil.stages import STAGES
 
 _STEPS = {step: names for stage in STAGES.values() for step, names in stage.steps.items()}
@@ -255,7 +255,11 @@ def _run_tasks(run: Run, name: str, tasks: list[Task]) -> StageReport:
     """
     root, state = run.folder.root, run.folder.state
     report, begin = StageReport(name.replace("_", " ")), time.perf_counter()
-    with locked_folder(root, state, shared=True, tell=tell), locked_task(root, state, name), session(InProcess()) as opened:
+    with (
+        locked_folder(root, state, shared=True, show=show_message),
+        locked_task(root, state, name),
+        session(InProcess()) as opened,
+    ):
         ends = do_tasks(tasks)
         report.count(ends)
         needed = {need.key for task in tasks for need in task.needs}
@@ -271,5 +275,5 @@ def _run_tasks(run: Run, name: str, tasks: list[Task]) -> StageReport:
             report.messages.append(f"{report.stage}: {State.EMPTY.value}")
         report.messages += describe_warnings(opened.take_records())
     report.seconds = time.perf_counter() - begin
-    tell_report(report)
+    show_report(report)
     return report

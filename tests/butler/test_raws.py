@@ -249,14 +249,14 @@ def test_copies_of_files_elsewhere(lsst: Any, made: Path, tmp_path: Path, bin8: 
     assert selection.facts()["remote_gigabytes"] == pytest.approx(size / 1e9)
     assert any("3 files" in line and "another machine" in line for line in selection.describe())
     said: list[str] = []
-    found = local_files(selection, tmp_path / "copies", tell=said.append)
+    found = local_files(selection, tmp_path / "copies", show=said.append)
     assert said == [f"copying 3 files ({size / 1e9:.3g} GB) to {tmp_path / 'copies'}"]
     copies = sorted(map(Path, found.registry))
     assert [copy.relative_to(tmp_path / "copies") for copy in copies] == [path.relative_to("/") for path in sorted(paths)]
     assert [copy.read_bytes() for copy in copies] == [path.read_bytes() for path in sorted(paths)]
     copies[0].write_bytes(b"half")
     for _ in range(2):
-        local_files(selection, tmp_path / "copies", tell=said.append)
+        local_files(selection, tmp_path / "copies", show=said.append)
     assert len(said) == 2
     assert said[1].startswith("copying 1 files")
     assert copies[0].read_bytes() == min(paths).read_bytes()

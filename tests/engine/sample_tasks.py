@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from permil.engine import tell_part
+from permil.engine import report_part
 from permil.engine.threads import available_threads
 from permil.errors import FlatError
 from permil.products import atomic_output
@@ -170,16 +170,16 @@ def interrupt_while_deleting(_: int) -> None:
     del thing
 
 
-def tell_how_far(number: int) -> int:
+def report_how_far(number: int) -> int:
     """Say twice how far the task is, at moments that are far enough from each other."""
     for part in (0.25, 0.75):
         time.sleep(0.6)
-        tell_part(part)
+        report_part(part)
     return number
 
 
-def tell_at_once(number: int) -> int:
+def report_at_once(number: int) -> int:
     """Say very often how far the task is."""
     for step in range(10_000):
-        tell_part(step / 10_000)
+        report_part(step / 10_000)
     return number

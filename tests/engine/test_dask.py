@@ -29,7 +29,7 @@ def address() -> Iterator[str]:
 
 
 def _map(address: str, folder: Path, function, tasks: list):
-    with session(DaskCluster(address, folder=folder, tell=print)) as opened:
+    with session(DaskCluster(address, folder=folder, show=print)) as opened:
         results = parallel_map(function, tasks, workers=1, description="sample_tasks")
         (record,) = opened.records
     return results, record
@@ -73,7 +73,7 @@ def test_task_that_kills_its_workers_is_named(address: str, tmp_path: Path) -> N
 
 def test_folder_that_workers_do_not_see(address: str, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="does not see this folder"):
-        DaskCluster(address, folder=tmp_path / "elsewhere", tell=print)
+        DaskCluster(address, folder=tmp_path / "elsewhere", show=print)
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,12 @@ def test_address_at_which_nobody_answers(wrong: str, tmp_path: Path) -> None:
     with pytest.raises(
         EngineError, match=r"no Dask scheduler answers at .*; check the address, which has the form tcp://host:port"
     ):
-        DaskCluster(wrong, folder=tmp_path, tell=print)
+        DaskCluster(wrong, folder=tmp_path, show=print)
 
 
 def test_scheduler_that_goes_away_is_an_error(tmp_path: Path) -> None:
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster:
-        executor = DaskCluster(cluster.scheduler_address, folder=tmp_path, tell=print)
+        executor = DaskCluster(cluster.scheduler_address, folder=tmp_path, show=print)
     with executor:
         executor.begin(Call(0, sample_tasks.square, 2, "square"))
         with pytest.raises(EngineError, match=r"scheduler at .* is gone"):

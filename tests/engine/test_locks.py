@@ -13,7 +13,7 @@ from permil.errors import OutputError
 
 
 def _folder(root: Path, *, shared: bool):
-    return locked_folder(root, root / ".state", shared=shared, tell=print)
+    return locked_folder(root, root / ".state", shared=shared, show=print)
 
 
 def test_single_tasks_share_a_folder_that_a_run_has_alone(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_without_locks_the_work_goes_on_with_a_word(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("fcntl.flock", no_locks)
     messages: list[str] = []
     with (
-        locked_folder(tmp_path, tmp_path / ".state", shared=False, tell=messages.append),
+        locked_folder(tmp_path, tmp_path / ".state", shared=False, show=messages.append),
         locked_task(tmp_path, tmp_path, "task"),
     ):
         assert "file locking is not supported" in messages[0]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from permil import progress
-from permil.engine import Executor, InProcess, LocalProcesses, Task, Work, call, run_tasks, tell_part
+from permil.engine import Executor, InProcess, LocalProcesses, Task, Work, call, report_part, run_tasks
 from permil.engine.call import heard_by
 
 from . import sample_tasks
@@ -33,26 +33,26 @@ def _reached(executor: Executor, function: Callable[[int], int], tasks: list[int
 
 @pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(1)], ids=["here", "process"])
 def test_parts_of_tasks_count(executor: Executor) -> None:
-    assert _reached(executor, sample_tasks.tell_how_far, [7, 8]) == [0.25, 0.75, 1.0, 1.25, 1.75, 2.0]
+    assert _reached(executor, sample_tasks.report_how_far, [7, 8]) == [0.25, 0.75, 1.0, 1.25, 1.75, 2.0]
 
 
 def test_parts_of_tasks_that_run_side_by_side_are_added() -> None:
-    parts = _reached(LocalProcesses(2), sample_tasks.tell_how_far, [7, 8])
+    parts = _reached(LocalProcesses(2), sample_tasks.report_how_far, [7, 8])
     assert parts == sorted(parts)
     assert (len(parts), parts[0], parts[-1]) == (6, 0.25, 2.0)
 
 
 def test_who_tells_all_the_time_is_heard_now_and_then() -> None:
-    assert len(_reached(LocalProcesses(2), sample_tasks.tell_at_once, [1, 2])) < 10
+    assert len(_reached(LocalProcesses(2), sample_tasks.report_at_once, [1, 2])) < 10
 
 
 def test_nobody_need_listen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(call, "_SECONDS_BETWEEN", -1.0)
-    tell_part(0.5)
+    report_part(0.5)
     heard: list[float] = []
     with heard_by(heard.append):
-        tell_part(0.25)
-    tell_part(0.75)
+        report_part(0.25)
+    report_part(0.75)
     assert heard == [0.25]
 
 

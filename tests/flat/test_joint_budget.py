@@ -1,4 +1,4 @@
-"""Error budget from the data themselves, and residual maps that tell where a fault stands."""
+"""Error budget from the data themselves, and residual maps that show the place of a fault."""
 
 from __future__ import annotations
 

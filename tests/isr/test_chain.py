@@ -110,7 +110,7 @@ def test_all_paths_are_the_reference(
                 np.testing.assert_array_equal(mask[rows], reference.mask[run])
                 np.testing.assert_allclose(image[rows], reference.image[run], **TOLERANCE)
 
-    # A sample of rows does not tell what lies beside saturated pixels.
+    # A sample of rows does not show the pixels beside saturated ones.
     alone = reference_of(segments, replace(own, saturation_grow=0), lost=without)
     assert probed.median == pytest.approx(float(np.median(alone.image[alone.mask == 0])), rel=1e-4)
 

@@ -257,14 +257,14 @@ def _mjd(timespan: Any, bound: str) -> float:
     return float(time.tai.mjd) if hasattr(time, "tai") else math.nan
 
 
-def local_files(selection: RawSelection, folder: Path, *, tell: Callable[[str], None]) -> FoundFiles:
+def local_files(selection: RawSelection, folder: Path, *, show: Callable[[str], None]) -> FoundFiles:
     """Return the raw files of a selection for the index; copy those that are on other machines.
 
     Parameters
     ----------
     folder
         For copies. They keep the names of their folders; a copy of the right size is not made again.
-    tell
+    show
         Receives number and size of the files before they are copied.
 
     Raises
@@ -275,7 +275,7 @@ def local_files(selection: RawSelection, folder: Path, *, tell: Callable[[str], 
     copies = {file.uri: folder / file.uri.split("://", 1)[1].lstrip("/") for file in selection.remote}
     needed = [file for file in selection.remote if not _has_size(copies[file.uri], file.size)]
     if needed:
-        tell(f"copying {len(needed)} files ({sum(file.size for file in needed) / 1e9:.3g} GB) to {folder}")
+        show(f"copying {len(needed)} files ({sum(file.size for file in needed) / 1e9:.3g} GB) to {folder}")
         failed = asking(selection.repo, "raw files cannot be copied", remedy="check the connection and run again")
         with failed, ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(lambda file: _copy(file, copies[file.uri]), needed))

@@ -100,7 +100,7 @@ class RatioPlanes:
 
     @cached_property
     def common_gradient(self) -> CommonGradient:
-        """The mean gradient of all detectors: the direction in which light and sensor are hard to tell apart."""
+        """The mean gradient of all detectors: the direction in which light and sensor are hard to separate."""
         count = len(self.detectors)
         mean = np.kron(np.full((1, count), 1.0 / count), np.eye(3)[1:])
         return CommonGradient(self.values[:, 1:].mean(axis=0), mean @ self.covariance @ mean.T)

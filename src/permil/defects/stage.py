@@ -22,7 +22,7 @@ from permil.defects.exposures import FEWEST_EXPOSURES, fit_pixels, varying_pixel
 from permil.defects.find import DarkImage, LedResponse, VaryingPixels, find_defects
 from permil.defects.neighbourhood import BlockLevels, block_levels, extrapolated
 from permil.defects.table import COLUMNS, defect_table, with_given
-from permil.engine import Task, Work, tell_part, threaded_map
+from permil.engine import Task, Work, report_part, threaded_map
 from permil.errors import FlatError, InputError
 from permil.exposures import POINTING, SCAN, Checksums
 from permil.flat.divide import sampling_step
@@ -198,7 +198,7 @@ def search_detector(request: DefectsRequest) -> list[str]:
         varying, sentences = search_exposures(paths, camera, calibration, checksums=config.exposures.checksums)
         flats.append(replace(flat, varying=varying))
         messages += [f"{led}: {sentence}" for sentence in sentences]
-        tell_part((number + 1) / (len(request.exposures) + 1))
+        report_part((number + 1) / (len(request.exposures) + 1))
     found = find_defects(flats, detector, options=config.defects, dark=_dark(calibration, config.isr.hot_pixel_threshold))
     given = given_defects(config.isr.defects, detector, camera=camera)
     searched = [led for led, _ in request.exposures]

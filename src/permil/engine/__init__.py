@@ -3,7 +3,7 @@
 Every call is idempotent: it writes its product atomically, and can run again if its worker died.
 """
 
-from permil.engine.call import Call, Outcome, tell_part
+from permil.engine.call import Call, Outcome, report_part
 from permil.engine.executors import Executor, InProcess, LocalProcesses
 from permil.engine.session import Session, current_session, make_executor, prepare_workers, session
 from permil.engine.task import MEMORY_OF_PROCESS, End, Ends, State, Task, Work, needs_first, run_tasks
@@ -27,8 +27,8 @@ __all__ = [
     "make_executor",
     "needs_first",
     "prepare_workers",
+    "report_part",
     "run_tasks",
     "session",
-    "tell_part",
     "threaded_map",
 ]

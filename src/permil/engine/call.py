@@ -182,7 +182,7 @@ class _Listener:
 _LISTENER = _Listener()
 
 
-def tell_part(part: float) -> None:
+def report_part(part: float) -> None:
     """Report the completed fraction of the running task, from 0 to 1; rate-limited."""
     with _LISTENER.lock:
         now = time.monotonic()

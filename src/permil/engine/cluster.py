@@ -35,7 +35,7 @@ class DaskCluster(Executor):
         Address of the scheduler, ``tcp://host:port``, or a cluster object of Dask.
     folder
         Folder of the run, to which every worker needs access.
-    tell
+    show
         Called with messages about the workers.
 
     Raises
@@ -44,7 +44,7 @@ class DaskCluster(Executor):
         If Dask is not installed, no scheduler answers at the address, or a worker has no access to the folder.
     """
 
-    def __init__(self, address: Any, *, folder: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, address: Any, *, folder: Path, show: Callable[[str], None]) -> None:
         try:
             from distributed import Client
         except ImportError as error:
@@ -58,7 +58,7 @@ class DaskCluster(Executor):
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._calls: dict[Any, tuple[Call, Any]] = {}
         try:
-            self._wait_for_workers(tell)
+            self._wait_for_workers(show)
             self._check_workers(folder)
         except BaseException:
             self._client.close()
@@ -134,18 +134,18 @@ class DaskCluster(Executor):
             address=self.address,
         )
 
-    def _wait_for_workers(self, tell: Callable[[str], None]) -> None:
+    def _wait_for_workers(self, show: Callable[[str], None]) -> None:
         """Wait until there is a worker."""
         is_announced = False
         while not (workers := self._client.nthreads()):
             if not is_announced:
-                tell(f"waiting for workers of the Dask scheduler at {self.address}")
+                show(f"waiting for workers of the Dask scheduler at {self.address}")
                 is_announced = True
             with suppress(asyncio.TimeoutError):
                 self._client.wait_for_workers(1, timeout=10 * _SECONDS_BETWEEN_LOOKS)
         if max(workers.values()) > 1:
-            tell("Dask workers with several threads: each does one task at a time here; start them with --nthreads 1")
-        tell(f"Dask scheduler at {self.address}: connected to {len(workers)} workers")
+            show("Dask workers with several threads: each does one task at a time here; start them with --nthreads 1")
+        show(f"Dask scheduler at {self.address}: connected to {len(workers)} workers")
 
     def _check_workers(self, folder: Path) -> None:
         try:
@@ -212,10 +212,10 @@ class JobCluster(DaskCluster):
         If dask-jobqueue or the batch system is not installed, or the jobs are refused.
     """
 
-    def __init__(self, jobs: JobsConfig, *, folder: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, jobs: JobsConfig, *, folder: Path, show: Callable[[str], None]) -> None:
         self._cluster = make_cluster(jobs, folder=folder)
         try:
-            super().__init__(self._cluster, folder=folder, tell=tell)
+            super().__init__(self._cluster, folder=folder, show=show)
         except BaseException:
             self._cluster.close()
             raise

@@ -14,7 +14,7 @@ _LOCK = "lock"
 
 
 @contextmanager
-def locked_folder(root: Path, state: Path, *, shared: bool, tell: Callable[[str], None]) -> Iterator[None]:
+def locked_folder(root: Path, state: Path, *, shared: bool, show: Callable[[str], None]) -> Iterator[None]:
     """Lock the folder of a run; the lock is released when the process ends for any reason.
 
     Parameters
@@ -25,7 +25,7 @@ def locked_folder(root: Path, state: Path, *, shared: bool, tell: Callable[[str]
         Folder of the lock files.
     shared
         Whether the lock is shared (single tasks) or exclusive (a run).
-    tell
+    show
         Called with a message if the file system does not support locks; the run continues without.
 
     Raises
@@ -39,7 +39,7 @@ def locked_folder(root: Path, state: Path, *, shared: bool, tell: Callable[[str]
         except BlockingIOError as error:
             raise OutputError("another run is at work in this folder", path=root, remedy="wait for it or stop it") from error
         except OSError as error:
-            tell(f"{root}: file locking is not supported here ({error.strerror}); make sure that no other run uses this folder")
+            show(f"{root}: file locking is not supported here ({error.strerror}); make sure that no other run uses this folder")
         yield
 
 

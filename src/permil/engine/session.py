@@ -94,7 +94,7 @@ def prepare_workers(options: PipelineConfig) -> None:
         start_server()
 
 
-def make_executor(options: PipelineConfig, *, workers: int, folder: Path, tell: Callable[[str], None]) -> Executor:
+def make_executor(options: PipelineConfig, *, workers: int, folder: Path, show: Callable[[str], None]) -> Executor:
     """Return the executor: jobs of a batch system, a Dask cluster, processes of this machine, or this process.
 
     Parameters
@@ -105,7 +105,7 @@ def make_executor(options: PipelineConfig, *, workers: int, folder: Path, tell: 
         Processes on this machine.
     folder
         Folder of the run.
-    tell
+    show
         Called with messages about the workers.
 
     Raises
@@ -117,11 +117,11 @@ def make_executor(options: PipelineConfig, *, workers: int, folder: Path, tell: 
     if options.jobs.system != "none":
         from permil.engine.cluster import JobCluster
 
-        return JobCluster(options.jobs, folder=folder, tell=tell)
+        return JobCluster(options.jobs, folder=folder, show=show)
     if options.scheduler:
         from permil.engine.cluster import DaskCluster
 
-        return DaskCluster(options.scheduler, folder=folder, tell=tell)
+        return DaskCluster(options.scheduler, folder=folder, show=show)
     return LocalProcesses(workers) if workers > 1 else InProcess()
 
 
@@ -138,11 +138,11 @@ def noted_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, _note)
     hook = sys.unraisablehook
 
-    def tell_others(dropped: sys.UnraisableHookArgs) -> None:
+    def pass_others(dropped: sys.UnraisableHookArgs) -> None:
         if dropped.exc_type is not KeyboardInterrupt:
             hook(dropped)
 
-    sys.unraisablehook = tell_others
+    sys.unraisablehook = pass_others
     try:
         yield
     finally:

@@ -176,7 +176,7 @@ class _CallGroup:
             self.record.start()
             self.reached = self.stack.enter_context(self.display)
 
-    def tell(self) -> None:
+    def show_progress(self) -> None:
         """Show the number of completed calls, including fractions of running ones."""
         if self.reached is not None:
             self.reached(self.done + sum(self.parts.values()))
@@ -309,7 +309,7 @@ class _Loop:
         group.parts.pop(outcome.call.number, None)
         group.done += 1
         group.record.add(outcome)
-        group.tell()
+        group.show_progress()
         if len(opened.results) < len(opened.work.arguments):
             return
         self.opened.remove(opened)
@@ -338,7 +338,7 @@ class _Loop:
     def _hear_part(self, call: Call, part: float) -> None:
         opened, _ = self.running[call.number]
         opened.group.parts[call.number] = part
-        opened.group.tell()
+        opened.group.show_progress()
 
     def close(self) -> None:
         for group in self.groups.values():

@@ -19,7 +19,7 @@ from permil.arrays import ArrayPool, BoolArray, Float32Array, FloatArray, IntArr
 from permil.camera import Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
-from permil.engine import tell_part, threaded_map
+from permil.engine import report_part, threaded_map
 from permil.errors import FlatError, InputError, PermilError
 from permil.flat.joint.data import DetectorSignals, logarithm_of
 from permil.flat.superpixel import SuperPixelLayout, average_exposure, flattened, make_layout, size_in_pixels
@@ -382,7 +382,7 @@ def _signals_of(request: SignalsRequest) -> SuperPixelSignals:
             for name, values in electronics.items():
                 values[number] = getattr(image, name)
             left_out += [(path, sentence) for sentence in image.damage]
-        tell_part((number + 1) / count)
+        report_part((number + 1) / count)
     temperature = np.full((count, max((len(each) for each in temperatures.values()), default=1)), np.nan)
     for number, each in temperatures.items():
         temperature[number] = each

@@ -31,7 +31,7 @@ from permil.flat.steps.joint_flat import joint_detector, joint_light
 from permil.flat.steps.solve_led import SolutionRequest, solve_led
 from permil.isr.stage import memory_for, reduction_of, size_of_image
 from permil.products import RunFolder
-from permil.progress import StageReport, do_tasks, tell
+from permil.progress import StageReport, do_tasks, show_message
 from permil.stages import StageFunctions
 
 _EXPOSURE_FACTS = ("obsid", "x_mm", "y_mm", "photodiode", "mjd", "position_id", "led_temp", "purpose", "run", "job")
@@ -200,7 +200,7 @@ def _tasks(run: Run, _earlier: Sequence[Task]) -> list[Task]:
         try:
             tasks += led_flats(run, led).tasks
         except PermilError as error:
-            tell(f"LED {led}: {error}")
+            show_message(f"LED {led}: {error}")
     return tasks
 
 

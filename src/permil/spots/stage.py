@@ -22,7 +22,7 @@ from permil.errors import GridError, InputError, PermilError, SpotError
 from permil.products import FINGERPRINT_CARD, Description, check_output, write_table
 from permil.products.fits import file_card
 from permil.products.folder import SpotsFolder
-from permil.progress import StageReport, do_tasks, tell
+from permil.progress import StageReport, do_tasks, show_message
 from permil.rounding import rounded
 from permil.spots.calibration import SpotCalibration, apply_spots, calibrate
 from permil.spots.catalog import SpotCatalog
@@ -134,7 +134,7 @@ def _tasks(run: Run, _earlier: Sequence[Task]) -> list[Task]:
     try:
         return _single(run, "spots", "", "") if run.has_stars else []
     except InputError as error:
-        tell(f"stars: {error}")
+        show_message(f"stars: {error}")
         return []
 
 

@@ -13,7 +13,7 @@ from permil.beam import BeamModel
 from permil.beam.stage import load_beam
 from permil.camera import Camera, Detector, frames, shared_camera
 from permil.config import Config
-from permil.engine import background_calls, tell_part
+from permil.engine import background_calls, report_part
 from permil.errors import FlatError
 from permil.flat.detector_flat import DetectorFlat, combine_detector
 from permil.flat.divide import lit_by_beam
@@ -133,7 +133,7 @@ def _lit_stacks(
             yield batch
             # At full size a stack takes hundreds of megabytes.
             del batch
-        tell_part(PART_OF_EXPOSURES * (number + 1) / len(request.groups))
+        report_part(PART_OF_EXPOSURES * (number + 1) / len(request.groups))
     require_pointings(used, request, noted)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from permil.arrays import ArrayPool, Float32Array
 from permil.camera import Camera, shared_camera
-from permil.engine import background_calls, tell_part, threaded_map
+from permil.engine import background_calls, report_part, threaded_map
 from permil.errors import FlatError, InputError, RawFormatError
 from permil.flat.detector_flat import STRIP_ROWS, DetectorFlat, combine_detector
 from permil.flat.divide import sampling_step
@@ -98,7 +98,7 @@ def _with_progress(
         yield batch
         # The caller has released it too.
         del batch
-        tell_part(PART_OF_EXPOSURES * min(done / n_exposures, 1.0))
+        report_part(PART_OF_EXPOSURES * min(done / n_exposures, 1.0))
 
 
 class _Detector:

@@ -15,7 +15,7 @@ from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.camera import Camera, shared_camera
 from permil.config import Config
 from permil.config.flat import JointConfig
-from permil.engine import tell_part, threaded_map
+from permil.engine import report_part, threaded_map
 from permil.errors import FlatError
 from permil.exposures import SCAN
 from permil.flat.between_leds import SharedTerms
@@ -113,12 +113,12 @@ def solve_led(request: SolutionRequest) -> list[str]:
         solve,
         finest_mm=finest_mm,
         amplifiers=amplifiers,
-        progress=lambda share: tell_part(_PART_OF_CHOICE + (_PART_OF_SOLUTION - _PART_OF_CHOICE) * share),
+        progress=lambda share: report_part(_PART_OF_CHOICE + (_PART_OF_SOLUTION - _PART_OF_CHOICE) * share),
     )
     coarsely = partial(solve, with_weather=False) if config.isr.linearity == "none" else None
     measured = config.isr.linearity == str(folder.measured_linearity)
     solution, detectors, losses, put_back = _solve_straight(coarsely, finely, stored, amplifiers, measured=measured)
-    tell_part(_PART_OF_SOLUTION)
+    report_part(_PART_OF_SOLUTION)
     check = check_photodiode(solution)
     rows = {one.name: place_rows(one, solution.log_response[one.name], camera[one.name]) for one in detectors}
     (errors, modes, shared), halves, trouble = _errors_and_halves(request, solution, detectors, rows)
@@ -193,7 +193,7 @@ def _choose_knots(
     if options.spacing_mm is not None:
         return coarse_spacing(exposures, detectors, options.spacing_mm), options.spacing_mm, None
     choice = choose_spacing(exposures, detectors)
-    tell_part(_PART_OF_CHOICE)
+    report_part(_PART_OF_CHOICE)
     return choice.spacing_mm, _SUPER_PIXELS_PER_KNOT * side_mm if choice.limited else None, choice
 
 
@@ -345,7 +345,7 @@ def _side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     returned = []
     for result in threaded_map(lambda call: call(), calls, depth=len(calls), most=2):
         returned.append(result)
-        tell_part(_PART_OF_SOLUTION + (1 - _PART_OF_SOLUTION) * len(returned) / (len(calls) + 1))
+        report_part(_PART_OF_SOLUTION + (1 - _PART_OF_SOLUTION) * len(returned) / (len(calls) + 1))
     return returned
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from permil.camera import Detector, load_camera
 from permil.config import Config, load_config
-from permil.exposures.stage import read_index
+from permil.exposures.files import read_index
 from permil.flat.difference import difference_of_products
 from permil.flat.superpixel import block_sums, super_pixels
 from permil.pipeline import run_pipeline, simulate_run

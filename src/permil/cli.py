@@ -378,7 +378,7 @@ def assemble(
 ) -> None:
     """Trim, flip and mosaic a raw file to the detector frame, with no correction at all."""
     from permil.camera import load_camera
-    from permil.exposures.stage import assemble_file
+    from permil.exposures.files import assemble_file
 
     assemble_file(raw, out, load_camera(camera), checksums=checksums)
 

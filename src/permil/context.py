@@ -15,7 +15,7 @@ from permil.config import Config
 from permil.engine import Task
 from permil.errors import CalibrationError, InputError
 from permil.exposures import POINTING, SCAN, SPOT, Index
-from permil.exposures.stage import read_index
+from permil.exposures.files import read_index
 from permil.products import RunFolder, origin_cards
 from permil.progress import default_workers
 

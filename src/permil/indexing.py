@@ -7,7 +7,7 @@ from pathlib import Path
 from permil.camera import load_camera
 from permil.config.exposures import ExposuresConfig
 from permil.context import Run
-from permil.exposures.stage import describe_index, index_run, make_index
+from permil.exposures.files import describe_index, index_run, make_index
 from permil.products import check_output
 from permil.progress import StageReport, default_workers, say, show_message
 from permil.stages import StageFunctions

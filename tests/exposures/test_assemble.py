@@ -12,7 +12,7 @@ from astropy.io import fits
 from permil.camera import Camera
 from permil.errors import FileWarning, InputError, RawFormatError
 from permil.exposures import assemble, read_raw
-from permil.exposures.stage import assemble_file
+from permil.exposures.files import assemble_file
 
 from .conftest import RawWriter
 

@@ -17,7 +17,7 @@ from permil.camera import Camera
 from permil.config.exposures import ExposuresConfig
 from permil.errors import ConfigError, InputError, OutputError, PositionError
 from permil.exposures import Index, build_index, find_files
-from permil.exposures.stage import make_index, read_index
+from permil.exposures.files import make_index, read_index
 
 from .campaigns import REB1, quincunx, raft, scan_nodes
 from .conftest import RawWriter

@@ -16,9 +16,9 @@ from permil.config.isr import IsrConfig
 from permil.engine.call import forget_peak, peak_memory
 from permil.errors import FileWarning, PermilError
 from permil.exposures import RawFile, assemble, read_exposure, read_raw
+from permil.exposures.files import assemble_file
 from permil.exposures.hdu import BLOCK
 from permil.exposures.segment_rows import read_rows
-from permil.exposures.stage import assemble_file
 from permil.isr.bias_exposures import build_superbias
 from permil.isr.box import BoxSignal
 from permil.isr.calibration.calibration import Calibration

@@ -15,7 +15,7 @@ from permil.camera import frames, load_camera
 from permil.config import load_config
 from permil.config.simulate import SPOTS_PRESETS, SimulateSpotsConfig
 from permil.exposures import BIAS, POINTING, SCAN, SPOT
-from permil.exposures.stage import make_index
+from permil.exposures.files import make_index
 from permil.products import is_good, read_image
 from permil.simulate.spots import SpotBench, SpotSimulationSummary, simulate_spots
 

@@ -16,7 +16,7 @@ from permil.config import load_config
 from permil.config.simulate import SimulateSpotsConfig
 from permil.config.spots import SpotsConfig
 from permil.context import Run
-from permil.exposures.stage import make_index
+from permil.exposures.files import make_index
 from permil.isr.stage import make_calibrations
 from permil.products import RunFolder, read_table
 from permil.products.folder import SpotsFolder

@@ -15,8 +15,8 @@ from permil.camera import Camera
 from permil.config.exposures import ButlerQuery
 from permil.errors import ButlerError, ConfigError
 from permil.exposures.consistency import RegistryEntry
+from permil.exposures.files import FoundFiles
 from permil.exposures.index import Unreadable
-from permil.exposures.stage import FoundFiles
 
 _THREADS = 16
 """Requests to a remote datastore at a time."""

@@ -14,8 +14,8 @@ from permil.camera import Camera, Detector, frames
 from permil.config.plan import PlanConfig, PlanPointings, PlanScan
 from permil.errors import ConfigError, InputError, PositionError
 from permil.exposures import POINTING, SCAN, in_time_order
+from permil.exposures.files import read_index
 from permil.exposures.index import Index
-from permil.exposures.stage import read_index
 from permil.plan.acquisition import AcquisitionPoint, read_acquisition
 from permil.products import RunFolder
 

@@ -9,7 +9,7 @@ as they should.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -153,66 +153,120 @@ def solve_joint(
         geometry=geometry,
         boards=boards,
     )
-    of_details, weights_of_details = DetailErrors(), np.ones(len(exposures))
     fine = None if finest_mm is None else detail_grid(model.patterns[0].grid, finest_mm)
-    stage = _stages(progress, _SHARE_OF_STAGE if fine is None else _SHARE_BEFORE_DETAILS)
     some = detectors if fine is None else thinned(detectors, model.patterns[0].grid.spacing)
-    solver = Solver(model, some, threshold, with_drift, stiffness, start=start, is_first=fine is not None)
+    refinement = _Refinement(
+        Solver(model, some, threshold, with_drift, stiffness, start=start, is_first=fine is not None),
+        detectors,
+        _stages(progress, _SHARE_OF_STAGE if fine is None else _SHARE_BEFORE_DETAILS),
+        leave_out,
+        tolerance,
+        most_passes,
+        detail_weights=np.ones(len(exposures)),
+    )
+    refinement.iterate()
+    if fine is not None:
+        refinement.add_details(fine)
+    if with_weather:
+        refinement.look_for_weather()
+    if amplifiers:
+        refinement.look_for_gain_steps(amplifiers)
+    return refinement.solution if fine is None else refinement.with_final_details(fine)
 
-    def iterate(solver: Solver) -> JointSolution:
-        solver.progress = stage()
-        found = _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
-        same = (found.exposure_weights == weights_of_details).all()
-        return replace(found, detail_errors=of_details if same else replace(of_details, band=None))
 
-    def look_for_weather(solver: Solver, solution: JointSolution) -> tuple[Solver, JointSolution]:
-        if not with_weather or solver.model.size + len(PATTERNS) * len(exposures) > MOST_UNKNOWNS:
-            return solver, solution
-        frame = frame_of(detectors, solver.model.centres(solution.vector), _lightest(solution))
+@dataclass
+class _Refinement:
+    """A solution that is iterated to its optimum, again after each addition of unknowns.
+
+    Parameters
+    ----------
+    solver
+        The solver with the unknowns so far.
+    detectors
+        All signals; a first solver may have a part of them.
+    stage
+        Begins the next part of the solution and returns its progress.
+    leave_out, tolerance, most_passes
+        See `solve_joint`.
+    detail_weights
+        Weights of the exposures with which the errors from the fine structure of the beam were computed.
+    """
+
+    solver: Solver
+    detectors: Sequence[DetectorSignals]
+    stage: Callable[[], Callable[[float], None] | None]
+    leave_out: bool
+    tolerance: float
+    most_passes: int
+    detail_weights: FloatArray
+    detail_errors: DetailErrors = field(default_factory=DetailErrors)
+    solution: JointSolution = field(init=False)
+
+    def iterate(self) -> None:
+        """Iterate to the optimum with the unknowns of the solver."""
+        self.solver.progress = self.stage()
+        found = _iterate(self.solver, judge=self.leave_out, tolerance=self.tolerance, most_passes=self.most_passes)
+        same = (found.exposure_weights == self.detail_weights).all()
+        self.solution = replace(found, detail_errors=self.detail_errors if same else replace(self.detail_errors, band=None))
+
+    def add_details(self, fine: SplineGrid) -> None:
+        """Add the fine structure of the beam, from all signals."""
+        self.solver, detailed = _with_details(self.solver, self.solution, self.detectors, fine, self.stage())
+        self.detail_errors, self.detail_weights = detailed.detail_errors, detailed.exposure_weights
+        self.solver = self.solver.with_details(detailed, self.detectors)
+        self.solver.judge_again()
+        self.iterate()
+
+    def look_for_weather(self) -> None:
+        """Add the coefficients of weather if there is weather and they are not too many."""
+        solver, solution = self.solver, self.solution
+        if solver.model.size + len(PATTERNS) * len(solver.model.exposures) > MOST_UNKNOWNS:
+            return
+        frame = frame_of(self.detectors, solver.model.centres(solution.vector), _lightest(solution))
         further = solver.with_weather(frame)
         # Its curvature is not needed again.
         solver.refresh()
         freedom = solution.freedom
         weather = further.measure_weather(frame, solution.objective - freedom - _SCATTER * (2 * freedom) ** 0.5)
         if not weather.found:
-            return solver, replace(solution, weather=weather)
+            self.solution = replace(solution, weather=weather)
+            return
         further.judge_again()
-        return further, iterate(further)
+        self.solver = further
+        self.iterate()
 
-    solution = iterate(solver)
-    if fine is not None:
-        solver, detailed = _with_details(solver, solution, detectors, fine, stage())
-        of_details, weights_of_details = detailed.detail_errors, detailed.exposure_weights
-        solver = solver.with_details(detailed, detectors)
-        solver.judge_again()
-        solution = iterate(solver)
-    solver, solution = look_for_weather(solver, solution)
-    for _ in range(_ROUNDS_OF_STEPS if amplifiers else 0):
-        steps = new_steps(solution, detectors, amplifiers or {})
-        if not steps:
-            break
-        solver = solver.with_steps(steps)
-        solver.judge_again()
-        without, solution = solution, iterate(solver)
-        if without.weather is not None and not without.weather.found:
-            # Steps may have hidden the weather.
-            solver, solution = look_for_weather(solver, solution)
-        echoes = ~are_steps(solution)
-        if echoes.any():
-            solver = solver.without_steps(echoes)
-            solution = iterate(solver)
-    if fine is None:
-        return solution
-    solution = solve_details(solution, detectors, fine, estimate_stiffness=False, tolerance=tolerance, progress=stage())
-    tests = exposure_tests(
-        solution.model,
-        detectors,
-        solution.vector,
-        solution.prior,
-        threshold=threshold,
-        exposure_weights=solution.exposure_weights,
-    )
-    return replace(solution, tests=tests)
+    def look_for_gain_steps(self, amplifiers: Mapping[str, IntArray]) -> None:
+        """Add steps of the gains of amplifiers that are found in the residuals."""
+        for _ in range(_ROUNDS_OF_STEPS):
+            steps = new_steps(self.solution, self.detectors, amplifiers)
+            if not steps:
+                return
+            self.solver = self.solver.with_steps(steps)
+            self.solver.judge_again()
+            weather = self.solution.weather
+            self.iterate()
+            if weather is not None and not weather.found:
+                # Steps may have hidden the weather.
+                self.look_for_weather()
+            echoes = ~are_steps(self.solution)
+            if echoes.any():
+                self.solver = self.solver.without_steps(echoes)
+                self.iterate()
+
+    def with_final_details(self, fine: SplineGrid) -> JointSolution:
+        """Return the solution with the fine structure of the beam for the final coarse part, and its tests."""
+        solution = solve_details(
+            self.solution, self.detectors, fine, estimate_stiffness=False, tolerance=self.tolerance, progress=self.stage()
+        )
+        tests = exposure_tests(
+            solution.model,
+            self.detectors,
+            solution.vector,
+            solution.prior,
+            threshold=solution.threshold,
+            exposure_weights=solution.exposure_weights,
+        )
+        return replace(solution, tests=tests)
 
 
 def _with_details(

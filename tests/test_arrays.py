@@ -116,7 +116,7 @@ def test_names_that_declare_no_unit(text):
 
 
 @pytest.mark.parametrize("unit", ["mag", "mmag", "mag(ct)", "dB", "dex", "mag(AB)"])
-def test_logarithms_are_told_from_fluxes(unit):
+def test_logarithms_are_distinguished_from_fluxes(unit):
     with pytest.raises(InputError, match="a logarithmic unit"):
         require_linear(u.Unit(unit), name="signal")
     with pytest.raises(InputError, match="cannot be converted"):

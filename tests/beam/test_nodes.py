@@ -112,7 +112,7 @@ def test_amplifier_that_is_not_there(columns: dict[str, object], message: str) -
         nodes_from_table(table_of(**columns), amp=7)
 
 
-def test_exposures_are_told_by_position() -> None:
+def test_exposures_are_identified_by_position() -> None:
     x = np.tile([0.0, 1.0, 2.0], 2)
     nodes = BeamNodes.from_columns(x, 0.0, 1.0, bunch=np.repeat(["a", "b"], 3))
     np.testing.assert_array_equal(nodes.exposure[:3], nodes.exposure[3:])

@@ -323,6 +323,6 @@ def test_folders_and_a_repository_together(shared_repository: Path, made: Path, 
     assert both.exposures["path"].tolist() == open_run(made / "out").exposures["path"].tolist()
 
 
-def test_nothing_to_search_is_said(tmp_path: Path) -> None:
+def test_nothing_to_search_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"exposures\.butler"):
         run({"camera": "lsstcam-bin8", "output": str(tmp_path / "never")}, stages=["index"])

@@ -34,7 +34,7 @@ def test_scatter_below_the_errors_is_none():
     assert found.counts == (5, 4)
 
 
-def test_one_sensor_of_each_tells_nothing_of_the_vendors():
+def test_one_sensor_of_each_does_not_compare_vendors():
     found = vendor_ratio(np.array([0.1, 0.0]), 1e-6 * np.eye(2), ["E2V", "ITL"], ("E2V", "ITL"))
     assert found.ratio == pytest.approx(np.exp(0.1))
     assert np.isnan(found.vendor_error)

@@ -28,7 +28,7 @@ def relative(flat=None, usable=None, **settings):
     return relative_flat(flat, variance, usable, HALVES, **settings)
 
 
-def test_amplifier_means_are_taken_off_and_told_with_their_errors():
+def test_amplifier_means_are_subtracted_and_given_with_their_errors():
     found = relative()
     for amplifier in (0, 1):
         assert abs(found.excess[amplifier == HALVES].mean()) < 1e-12
@@ -86,7 +86,7 @@ def test_error_is_the_scatter_of_noise_in_the_flat():
     assert np.std([entry.excess for entry in seen], axis=0) == pytest.approx(seen[0].error, rel=0.12)
 
 
-def test_masked_pixels_do_not_count_and_what_is_lost_is_told():
+def test_masked_pixels_do_not_count_and_losses_are_reported():
     flat, _, usable = noisy_flat()
     usable[41, 30] = usable[41, 31] = False
     usable[10:40, 90:] = False

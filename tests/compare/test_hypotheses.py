@@ -135,7 +135,7 @@ def test_a_region_has_its_own_fractions():
     assert mean == pytest.approx(fit_of("both", 0).fraction("efficiency").value, abs=2 * found[0].fraction("efficiency").error)
 
 
-def test_half_of_one_kind_and_half_of_another_are_told_apart():
+def test_half_of_one_kind_and_half_of_another_are_separated():
     # Efficiency on the left, pixel area on the right.
     rng = np.random.default_rng(4)
     kinds = mixtures.draw_kinds(rng, (1.0, 1.0, 0.0))
@@ -216,7 +216,7 @@ def test_bad_input():
         fit_hypotheses(predict(stars, flat), region=np.zeros(len(stars), dtype=bool))
 
 
-def test_a_flat_of_nothing_but_noise_tells_nothing():
+def test_a_flat_of_noise_alone_has_no_result():
     scene = scene_of("both", 0)
     noise = 1e-2 * np.random.default_rng(3).standard_normal(scene.flat.excess.shape)
     flat = replace(scene.flat, excess=noise - noise.mean(), variance=np.full_like(noise, 1.1e-4))

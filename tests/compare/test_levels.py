@@ -139,7 +139,7 @@ def test_interval_of_few_groups_covers():
     assert np.mean(below) > 0.9
 
 
-def test_smooth_function_of_the_place_is_told_from_detectors():
+def test_smooth_function_of_the_place_is_separated_from_detectors():
     places, *frame = focal_plane(detectors=9, amplifiers=2, cells=1)
     led = frame[1]
     slope = np.array([1.0, 2.0])[led] * 4e-3
@@ -203,7 +203,7 @@ def test_one_detector_and_one_led_say_what_they_cannot():
         split["detector", COMMON]
 
 
-def test_two_leds_on_one_detector_tell_light_from_response():
+def test_two_leds_on_one_detector_separate_light_from_response():
     places, *frame = focal_plane(rafts=1, detectors=1, amplifiers=16, cells=20, leds=2)
     value, error = draw(np.random.default_rng(1), places, *frame)
     split = split_levels(value, error, places, draws=60)
@@ -220,7 +220,7 @@ def test_rafts_of_one_detector_are_detectors():
     assert any(entry.level == "raft" and "no raft has more than one detector" in entry.reason for entry in split.left_out)
 
 
-def test_detectors_seen_in_different_leds_cannot_tell_light_from_response():
+def test_detectors_seen_in_different_leds_cannot_separate_light_from_response():
     places, *frame = focal_plane(leds=2)
     value, error = draw(np.random.default_rng(1), places, *frame)
     detector_number = np.unique(places.detector, return_inverse=True)[1]

@@ -167,7 +167,7 @@ def test_defects_do_not_move_the_smooth_ratio_and_it_does_not_extrapolate(detect
         ({"super_pixel_mm": 10.0, "degree": 8}, "do not determine a smooth ratio and the steps of 16 amplifiers"),
     ],
 )
-def test_parts_that_cannot_be_told_apart_are_refused(detector: Detector, options: dict[str, Any], message: str) -> None:
+def test_parts_that_cannot_be_separated_are_refused(detector: Detector, options: dict[str, Any], message: str) -> None:
     with pytest.raises(FlatError, match=message):
         split(np.ones(detector.shape), detector, **options)
 

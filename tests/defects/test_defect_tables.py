@@ -62,7 +62,7 @@ def test_a_table_without_defects(tmp_path: Path) -> None:
     assert set(read.colnames) == set(COLUMNS)
 
 
-def test_given_defects_are_united_and_told_apart() -> None:
+def test_given_defects_are_united_and_marked() -> None:
     united = with_given([DARK, HOT], [(4, 6, 3, 3), (9, 9, 1, 2)], (20, 20))
     assert [(box.reason, box.source, box.defect) for box in united] == [
         ("dark_pixel", "both", 1),

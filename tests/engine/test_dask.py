@@ -79,7 +79,7 @@ def test_folder_that_workers_do_not_see(address: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", ["tcp://127.0.0.1:9", "127.0.0.1:8786", "tcp://nobody.invalid:8786", "tcp://127.0.0.1", "nonsense"]
 )
-def test_address_at_which_nobody_answers(wrong: str, tmp_path: Path) -> None:
+def test_address_that_does_not_answer(wrong: str, tmp_path: Path) -> None:
     with pytest.raises(
         EngineError, match=r"no Dask scheduler answers at .*; check the address, which has the form tcp://host:port"
     ):

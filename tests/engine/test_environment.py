@@ -51,7 +51,7 @@ def test_named_folder_is_kept_if_it_can_be_used(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("kind", ["open to others", "link", "file"])
-def test_folder_of_somebody_else_is_not_used(tmp_path: Path, kind: str) -> None:
+def test_folder_of_another_user_is_not_used(tmp_path: Path, kind: str) -> None:
     name = tmp_path / f"permil-{os.geteuid()}"
     if kind == "open to others":
         name.mkdir()

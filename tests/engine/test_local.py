@@ -79,7 +79,7 @@ def test_an_error_keeps_its_data(executor: Executor) -> None:
     assert caught.value.data == {"number": 3}
 
 
-def test_what_cannot_be_sent_is_told_in_words() -> None:
+def test_calls_that_cannot_be_sent_are_explained() -> None:
     with pytest.raises(RuntimeError, match="cannot travel"):
         _map(LocalProcesses(2), sample_tasks.raise_what_cannot_travel, [1, 2])
     with pytest.raises(Exception, match="pickle"):

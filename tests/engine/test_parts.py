@@ -42,11 +42,11 @@ def test_parts_of_tasks_that_run_side_by_side_are_added() -> None:
     assert (len(parts), parts[0], parts[-1]) == (6, 0.25, 2.0)
 
 
-def test_who_tells_all_the_time_is_heard_now_and_then() -> None:
+def test_frequent_reports_are_rate_limited() -> None:
     assert len(_reached(LocalProcesses(2), sample_tasks.report_at_once, [1, 2])) < 10
 
 
-def test_nobody_need_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_without_a_listener(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(call, "_SECONDS_BETWEEN", -1.0)
     report_part(0.5)
     heard: list[float] = []

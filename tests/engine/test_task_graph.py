@@ -252,12 +252,12 @@ def test_calls_of_similar_tasks_are_counted_together() -> None:
 
 def test_similar_tasks_that_begin_one_after_the_other_are_shown_together() -> None:
     shown: dict[str, int] = {}
-    told: dict[str, list[float]] = {}
+    counts: dict[str, list[float]] = {}
 
     @contextmanager
     def display(description: str, total: int) -> Iterator[Callable[[float], None]]:
         shown[description] = total
-        yield told.setdefault(description, []).append
+        yield counts.setdefault(description, []).append
 
     nodes = [Task((f"nodes {led}",), f"nodes {led}", lambda _: Work(sample_tasks.square, [1], lambda _: ())) for led in "ab"]
     models = [
@@ -267,7 +267,7 @@ def test_similar_tasks_that_begin_one_after_the_other_are_shown_together() -> No
     with InProcess() as executor:
         run_tasks([nodes[0], models[0], nodes[1], models[1]], executor, display=display, records=[])
     assert shown == {"nodes a": 1, "nodes b": 1, "models": 2}
-    assert told["models"][0] == 1
+    assert counts["models"][0] == 1
 
 
 @given(st.integers(0, 2**32 - 1))

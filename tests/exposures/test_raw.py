@@ -369,8 +369,8 @@ def test_ends_of_headers_that_no_standard_allows(
     path.write_bytes(content)
     with pytest.warns(FileWarning) as caught:
         assert_as_written(path, bin8)
-    told = " ".join(str(warning.message) for warning in caught)
-    assert f"the header of HDU {which} does not end with an END card and blanks" in told
+    reported = " ".join(str(warning.message) for warning in caught)
+    assert f"the header of HDU {which} does not end with an END card and blanks" in reported
 
 
 def set_card(path: Path, number: int, name: str, value: object) -> None:

@@ -190,8 +190,8 @@ def test_files_that_contradict_their_exposure(
     paths = [write_primary(name, folder="raw", **(cards if name == REB1[1] else {})) for name in REB1]
     index = build_index([tmp_path / "raw"], bin8)
     assert index.table["path"].tolist() == [str(paths[0]), str(paths[2])]
-    ((path, told),) = [(entry.path, entry.reason) for entry in index.unreadable]
-    assert (path, told[: len(reason)]) == (str(paths[1]), reason)
+    ((path, found),) = [(entry.path, entry.reason) for entry in index.unreadable]
+    assert (path, found[: len(reason)]) == (str(paths[1]), reason)
 
 
 def test_two_files_that_contradict_each_other(write_primary: RawWriter, bin8: Camera, tmp_path: Path) -> None:

@@ -114,14 +114,14 @@ def test_an_image_of_another_sensor_is_refused(flat: Path, bin8: Camera, tmp_pat
     assert not (tmp_path / "out.fits").exists()
 
 
-def test_an_image_that_names_no_sensor_is_divided_and_that_is_said(flat: Path, bin8: Camera, tmp_path: Path) -> None:
+def test_an_image_that_names_no_sensor_is_divided_and_this_is_reported(flat: Path, bin8: Camera, tmp_path: Path) -> None:
     said = Flat.read(flat).apply_to_file(write(tmp_path / "image.fits", bin8), tmp_path / "out.fits")
     assert "the image does not name its detector" in said
     assert read_image(tmp_path / "out.fits").header["DETKNOWN"] == "nothing"
 
 
 @pytest.mark.parametrize("cards", [{"CCDSLOT": "S11"}, {"RAFTBAY": "R22"}, {"DETECTOR": "S11"}], ids=str)
-def test_a_part_of_a_name_is_said_to_be_one(flat: Path, bin8: Camera, tmp_path: Path, cards: Cards) -> None:
+def test_a_part_of_a_name_is_reported_as_one(flat: Path, bin8: Camera, tmp_path: Path, cards: Cards) -> None:
     said = Flat.read(flat).apply_to_file(write(tmp_path / "image.fits", bin8, cards), tmp_path / "out.fits")
     assert "only raft bay or slot" in said
     assert read_image(tmp_path / "out.fits").header["DETKNOWN"] == "part"
@@ -234,7 +234,7 @@ def test_world_coordinates_of_a_plain_image_go_to_the_image(flat: Path, bin8: Ca
     assert out.header["OBJECT"] == "sky"
 
 
-def test_what_the_variance_holds_is_said(bin8: Camera, tmp_path: Path) -> None:
+def test_contents_of_the_variance_are_reported(bin8: Camera, tmp_path: Path) -> None:
     shape = bin8[DETECTOR].shape
     exact = tmp_path / "exact.fits"
     write_image(exact, np.ones(shape), np.zeros(shape), np.zeros(shape), header={"DETECTOR": DETECTOR})
@@ -276,7 +276,7 @@ def test_long_names_of_files_are_cut_off_in_cards(bin8: Camera, tmp_path: Path) 
             assert header.comments[card]
 
 
-def test_flats_without_a_variance_are_compared_and_that_is_said(bin8: Camera, tmp_path: Path) -> None:
+def test_flats_without_a_variance_are_compared_and_this_is_reported(bin8: Camera, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     paths = [tmp_path / f"{name}.fits" for name in "ab"]
     for path in paths:
@@ -389,7 +389,7 @@ def test_an_image_in_magnitudes_is_refused(flat: Path, bin8: Camera, tmp_path: P
 
 
 @pytest.mark.parametrize("cards", [{"FLATFILE": "R22_S11.fits"}, {"FLATCOR": "done"}, {"LSST ISR FLAT APPLIED": True}], ids=str)
-def test_an_image_that_was_divided_before_is_said(flat: Path, bin8: Camera, tmp_path: Path, cards: Cards) -> None:
+def test_an_image_that_was_divided_before_is_reported(flat: Path, bin8: Camera, tmp_path: Path, cards: Cards) -> None:
     image = write(tmp_path / "image.fits", bin8, {"DETECTOR": DETECTOR, **cards})
     said = Flat.read(flat).apply_to_file(image, tmp_path / "out.fits")
     assert f"the image was divided by a flat before (card {next(iter(cards))})" in said
@@ -402,7 +402,7 @@ def test_the_result_is_an_image_that_was_divided_before(flat: Path, bin8: Camera
 
 
 @pytest.mark.parametrize(("level", "is_said"), [(30000.0, True), (80.0, True), (0.1, True), (0.8, False), (1.4, False)])
-def test_a_flat_that_is_not_normalised_is_said(bin8: Camera, tmp_path: Path, level: float, is_said: bool) -> None:
+def test_a_flat_that_is_not_normalised_is_reported(bin8: Camera, tmp_path: Path, level: float, is_said: bool) -> None:
     write(tmp_path / "flat.fits", bin8, {"DETECTOR": DETECTOR})
     with fits.open(tmp_path / "flat.fits", mode="update") as hdus:
         hdus["IMAGE"].data[:] = level

@@ -90,7 +90,7 @@ def test_knots_follow_the_structure_of_the_beam(sigma, low, high):
     assert not choice.limited
 
 
-def test_knots_out_of_reach_are_said_to_be():
+def test_knots_out_of_reach_are_reported():
     campaign = simulate(np.random.default_rng(5), columns=1, rows=1, pixels=10, pixel_mm=1.6)
     assert choose_spacing(campaign.exposures, campaign.detectors, most_unknowns=130).limited
 

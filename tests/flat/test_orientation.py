@@ -105,7 +105,7 @@ def test_detectors_whose_files_were_exchanged_are_named(campaigns, pairs, count)
         assert names == {(NAMES[a], NAMES[b]) for pair in pairs for a, b in (pair, pair[::-1])}
 
 
-def test_symmetries_are_told_from_slopes_and_noise_is_not():
+def test_symmetries_are_found_from_slopes_and_not_from_noise():
     rng = np.random.default_rng(5)
     gradient = rng.normal(0, 1e-3, (30, 2))
     for symmetry in SYMMETRIES:
@@ -129,7 +129,7 @@ def test_the_share_of_the_light_that_is_not_explained():
     assert unexplained_share(rng.normal(0, 1e-3, (5, 40)), 1e-3 * expected) == 0
 
 
-def test_what_is_said_of_pixels_depends_on_the_axes_of_the_detector():
+def test_messages_about_pixels_depend_on_the_axes_of_the_detector():
     camera = load_camera("lsstcam")
     science = camera["R22_S11"]
     # Rows of a science detector run along CCS X.

@@ -146,16 +146,16 @@ class Bench:
         foreign = [warning for warning in caught if not issubclass(warning.category, FileWarning)]
         if foreign:
             raise BrokenError(f"warned as {foreign[0].category.__name__}: {foreign[0].message}")
-        told = [str(warning.message) for warning in caught]
+        reported = [str(warning.message) for warning in caught]
         for found in (whole, rows):
             if isinstance(found, PermilError):
                 continue
             changed = [name for name, pixels in found.items() if not np.array_equal(pixels, self._true_part(name, pixels))]
-            if changed and not told and self._has_sums():
+            if changed and not reported and self._has_sums():
                 raise BrokenError(f"pixels of {', '.join(changed)} changed without a word")
         if isinstance(whole, PermilError):
             return REFUSED, whole.what
-        return (REPORTED, told[0]) if told else (ACCEPTED, "")
+        return (REPORTED, reported[0]) if reported else (ACCEPTED, "")
 
     def _tried(self, read: Callable[[], object]) -> object:
         """Return what a reader returns, or its error if that is one of ours."""
@@ -197,10 +197,10 @@ class Bench:
                 if outcome == ACCEPTED:
                     raise BrokenError(f"{name} refuses what is read without a word") from None
                 return
-        told = [warning for warning in caught if issubclass(warning.category, FileWarning)]
+        reported = [warning for warning in caught if issubclass(warning.category, FileWarning)]
         # Nodes look at one segment alone, which may be sound.
         expected = self.without[name] if outcome == REFUSED and name in self.without else self.expected[name]
-        if outcome != REPORTED and not told and not np.array_equal(found, expected, equal_nan=True):
+        if outcome != REPORTED and not reported and not np.array_equal(found, expected, equal_nan=True):
             raise BrokenError(f"the {name} changed without a word")
 
     def _assembled(self) -> np.ndarray:

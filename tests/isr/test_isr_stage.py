@@ -70,7 +70,7 @@ def loaded(detector, bin8, config, superbias):
     return load_calibration(detector, bin8, config, superbias=superbias)
 
 
-def test_the_superbias_product_tells_what_it_is(superbias, detector):
+def test_the_superbias_product_states_its_contents(superbias, detector):
     product = read_image(superbias)
     assert product.image.shape == detector.shape
     assert product.header["DETECTOR"] == "R22_S11"

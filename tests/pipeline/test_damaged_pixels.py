@@ -40,10 +40,10 @@ def test_damaged_pixels_and_odd_files_in_a_run(permil: Permil, spoiled: Path) ->
     code, _, messages = permil("run", config, "pipeline.workers=2", "flat.solver=divide")
     assert code == 0, messages
     folder = RunFolder(spoiled)
-    told = [line for line in messages.splitlines() if "warning: " in line]
+    reported = [line for line in messages.splitlines() if "warning: " in line]
     assert [bias.name in line and f"superbias of {DETECTOR}" in line for line in messages.splitlines()].count(True) == 1
-    assert [edited.name in line and "header was changed" in line for line in told].count(True) == 1
-    assert [longer.name in line and "512 bytes after the last HDU" in line for line in told].count(True) == 1
+    assert [edited.name in line and "header was changed" in line for line in reported].count(True) == 1
+    assert [longer.name in line and "512 bytes after the last HDU" in line for line in reported].count(True) == 1
     assert fits.getheader(folder.superbias(DETECTOR))["NFRAMES"] == len(others)
     assert scan.name in messages
     assert np.isnan(read_table(folder.beam_nodes("red"))["signal"]).sum() == 1

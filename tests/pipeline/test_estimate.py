@@ -88,7 +88,7 @@ def test_the_disk_that_is_announced_is_what_the_products_take(reduced: Path, beg
     assert announced == pytest.approx(sum(path.stat().st_size for path in written) / 1e9, rel=0.3)
 
 
-def test_a_disk_that_is_too_small_is_said_at_once(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_reported_at_once(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("permil.tasks.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(OutputError, match=r"fewer detectors \(flat.detectors\)"):
         _said(begun)

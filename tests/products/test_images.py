@@ -133,7 +133,7 @@ def test_masks_of_any_width(read: Read, dtype: str, bit: int) -> None:
         (marked(4), {"MP_BAD": 0, "MP_MY_OWN_PLANE": 2}, MaskPlane(0), "MY_OWN_PLANE are unknown"),
     ],
 )
-def test_what_has_no_name_or_no_known_one_is_said(
+def test_missing_and_unknown_names_are_reported(
     read: Read, mask: NDArray[Any], cards: dict[str, Any], meaning: MaskPlane, said: str
 ) -> None:
     product = read(primary(), hdu(level(), "IMAGE"), hdu(mask, "MASK", cards))
@@ -355,7 +355,7 @@ def test_a_product_that_changed_is_refused(tmp_path: Path) -> None:
             reader(path)
 
 
-def test_data_of_another_program_that_changed_are_said(tmp_path: Path) -> None:
+def test_changed_data_of_another_program_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "image.fits"
     fits.HDUList([primary(), hdu(level(), "IMAGE")]).writeto(path, checksum=True)
     content = bytearray(path.read_bytes())

@@ -85,8 +85,8 @@ def test_parquet_of_pandas_and_others(tmp_path: Path) -> None:
     assert np.isnan(numbers(table, "nothing")).all()
     assert texts(table, "category") == texts(table, "binary") == ["C10", "C11", ""]
     assert flags(table, "flag").tolist() == [True, False, False]
-    for name, told in (("day", "row 1, which is not a number"), ("vector", "2 values per row"), ("flag", "'True' in row 1")):
-        with pytest.raises(InputError, match=told):
+    for name, message in (("day", "row 1, which is not a number"), ("vector", "2 values per row"), ("flag", "'True' in row 1")):
+        with pytest.raises(InputError, match=message):
             numbers(table, name, path="t.parquet")
 
 
@@ -126,13 +126,13 @@ def test_columns_of_fits_tables(tmp_path: Path) -> None:
     np.testing.assert_array_equal(numbers(table, "NAN"), [1, np.nan, 3])
     with pytest.raises(InputError, match="unit 'rms e-/pixel' is unknown"):
         numbers(table, "NAN", unit="electron")
-    for name, told in (
+    for name, message in (
         ("TWO", "2 values per row"),
         ("LIST", "not a number"),
         ("COMPLEX", "not a number"),
         ("LOGICAL", "not a number"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             numbers(table, name)
 
 
@@ -175,7 +175,7 @@ def test_unusual_text_files(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("t.csv", b"a,b\n1,2\n", "no table format for suffix"),
         ("t.dat", b"1 2\n", "no table format for suffix"),
@@ -186,9 +186,9 @@ def test_unusual_text_files(tmp_path: Path, kind: str) -> None:
         ("t.parquet", b"PAR1", "cannot be read as a table"),
     ],
 )
-def test_what_is_no_table_is_one_sentence(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+def test_what_is_no_table_is_one_sentence(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         read_table(tmp_path / name)
 
 
@@ -238,7 +238,7 @@ def test_labels_are_names_or_whole_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         (["1", "?"], r"'\?' in row 2"),
         ([True, False], "'True' in row 1"),
@@ -246,6 +246,6 @@ def test_labels_are_names_or_whole_numbers() -> None:
         (["1_000", "2"], "'1_000' in row 1"),
     ],
 )
-def test_what_is_no_number_names_column_and_row(values: list, told: str) -> None:
-    with pytest.raises(InputError, match=rf"t\.ecsv: column a holds .*{told}"):
+def test_what_is_no_number_names_column_and_row(values: list, message: str) -> None:
+    with pytest.raises(InputError, match=rf"t\.ecsv: column a holds .*{message}"):
         numbers(Table({"a": values}), "a", path="t.ecsv")

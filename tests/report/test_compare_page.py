@@ -159,7 +159,7 @@ def test_all_correlations_are_listed(page: Page) -> None:
     assert region[1] == "edge"
 
 
-def test_what_stands_between_amplifiers_and_tree_rings_are_told(page: Page) -> None:
+def test_steps_of_amplifiers_and_tree_rings_are_reported(page: Page) -> None:
     assert "scatter by 1.100 ± 0.010 ‰; the means of the stars follow them with slope 0.90 ± 0.20." in page.body
     assert "x = \N{MINUS SIGN}40.0 ± 9.0 and y = \N{MINUS SIGN}50.0 ± 8.0 pixels" in page.body
 

@@ -75,7 +75,7 @@ def test_a_large_image_is_binned_and_keeps_its_means() -> None:
     assert shown.extent == (-0.5, 899.5, -0.5, 599.5)
 
 
-def test_pure_noise_has_the_distribution_that_its_variance_tells() -> None:
+def test_pure_noise_has_the_distribution_of_its_variance() -> None:
     rng = np.random.default_rng(11)
     sigma = np.where(np.arange(400)[:, None] < 200, 1e-3, 3e-3) * np.ones((400, 400))
     response = 1.25 * (1 + sigma * rng.standard_normal(sigma.shape))

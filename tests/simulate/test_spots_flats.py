@@ -46,7 +46,7 @@ def index(campaign: SpotSimulationSummary) -> Table:
     return found.table
 
 
-def test_headers_tell_scan_pointings_biases_and_stars_apart(index: Table) -> None:
+def test_headers_distinguish_scan_pointings_biases_and_stars(index: Table) -> None:
     assert Counter(index["purpose"]) == {SCAN: 16, POINTING: 10, BIAS: 2, SPOT: 2}
     pointings = index[index["purpose"] == POINTING]
     assert set(pointings["aimed"]) == {"R22_S11"}

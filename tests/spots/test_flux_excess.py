@@ -76,7 +76,7 @@ def test_errors_of_spots_and_exposures_contain_structure_finer_than_the_knots(se
 
 
 @pytest.mark.parametrize("seeds", [range(311, 314), pytest.param(range(311, 317), marks=pytest.mark.full)])
-def test_structure_of_the_sensor_is_told_from_errors_that_are_too_small(seeds: range) -> None:
+def test_structure_of_the_sensor_is_distinguished_from_errors_that_are_too_small(seeds: range) -> None:
     pulls = []
     for seed in seeds:
         excess = _calibrated(seed)[1].excess
@@ -132,7 +132,7 @@ def test_the_excess_of_drawn_residuals(excess: float) -> None:
         assert np.max(pulls) < 4.5
 
 
-def test_few_neighbours_tell_nothing() -> None:
+def test_few_neighbours_give_no_result() -> None:
     rng = np.random.default_rng(341)
     places = np.stack(np.meshgrid(np.arange(20) * 50.0, np.arange(20) * 50.0), axis=-1).reshape(-1, 2)
     numbers = np.arange(400)

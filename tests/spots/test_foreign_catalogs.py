@@ -273,7 +273,7 @@ def test_bits_of_unknown_order_are_refused(tmp_path):
         read_catalog(_write(tmp_path / "a.fits", table, cards={"TFLAG1": "base_SdssShape_flag"}))
 
 
-def test_flags_of_permil_are_told_by_name(tmp_path):
+def test_flags_of_permil_are_recognised_by_name(tmp_path):
     table = Table(_values() | {"flags": np.array([0, 1, 2, 4, 8] + [0] * 7, dtype=np.int16)})
     named = read_catalog(_write(tmp_path / "a.fits", table, cards={"FL_EDGE": 0, "FL_SATUR": 1, "FL_BLEND": 2}))
     blend, edge, saturated = int(SpotFlag.BLEND), int(SpotFlag.EDGE), int(SpotFlag.SATURATED)
@@ -405,7 +405,7 @@ def test_bytes_behind_the_last_hdu_are_a_remark(tmp_path, more):
     assert any("after the last HDU" in remark for remark in found.remarks)
 
 
-def test_changed_data_are_told_by_their_sum(tmp_path):
+def test_changed_data_are_found_by_their_sum(tmp_path):
     write_catalog(tmp_path / "a.fits", SpotCatalog(**_values()))
     content = bytearray((tmp_path / "a.fits").read_bytes())
     content[-2880 + 100] ^= 0x40

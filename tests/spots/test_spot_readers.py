@@ -29,7 +29,7 @@ def _write(path, table, cards=None):
     return path
 
 
-def test_names_tell_exposure_time_and_position():
+def test_names_give_exposure_time_and_position():
     facts = facts_of_name("MC_C_20191030_000363_R22_S11_15.0s_0.1x_-3.5y_processed_grid.fits")
     assert (facts.exposure, facts.detector) == ("MC_C_20191030_000363", "R22_S11")
     assert (facts.exposure_time, facts.projector_x, facts.projector_y) == (15.0, 0.1, -3.5)

@@ -43,7 +43,7 @@ def test_where_nothing_is_decided_labels_agree_with_each_other():
         assert _labels(found) <= _labels(true)  # together the parts reach node (0, 0)
 
 
-def test_equal_fluxes_do_not_tell():
+def test_equal_fluxes_do_not_decide():
     campaign = draw_campaign(np.random.default_rng(2), exposures=2, fixed=True)
     rng = np.random.default_rng(0)
     flat = [replace(entry, flux=1e5 + rng.normal(0, 300, len(entry))) for entry in campaign.catalogs]

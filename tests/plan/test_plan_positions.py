@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from plan_bench import planned_positions, toy_camera
@@ -162,9 +164,10 @@ def test_what_is_not_there(lsstcam, plan, error, message):
         planned_positions(PlanConfig(**plan), lsstcam)
 
 
-def test_unknown_readout_location(tmp_path, lsstcam):
-    path = write(tmp_path, "[ACQUIRE]\nccob\n[CCOB]\nLOCATIONS = R99\npoint = 1 1\n")
-    with pytest.raises(PositionError, match="no readout location 'R99'"):
+@pytest.mark.parametrize("content", ["LOCATIONS = R99\npoint = 1 1\n", "point = 1 1 R22/Reb1, 2 2 R99\n"])
+def test_unknown_readout_location(tmp_path, lsstcam, content):
+    path = write(tmp_path, f"[ACQUIRE]\nccob\n[CCOB]\n{content}")
+    with pytest.raises(PositionError, match=rf"{re.escape(str(path))}: .*no readout location 'R99'"):
         planned_positions(PlanConfig(acquisition=[str(path)]), lsstcam)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +39,8 @@ class AcquisitionPoint:
         LEDs that are switched on.
     location : str
         Part of the camera that is read out: ``R22/Reb1``, ``R02``; empty for all.
+    path : Path
+        The file; points of two files may be equal.
     """
 
     x_mm: float
@@ -46,6 +48,7 @@ class AcquisitionPoint:
     images: int
     leds: tuple[str, ...]
     location: str
+    path: Path = field(compare=False)
 
 
 def read_acquisition(path: str | Path) -> list[AcquisitionPoint]:
@@ -115,7 +118,7 @@ def _points(section: dict[str, list[str]], path: Path) -> list[AcquisitionPoint]
             )
         x, y = (_number(word, "point", path) for word in fields[:2])
         location = fields[2] if len(fields) == 3 else locations
-        points.append(AcquisitionPoint(x + offset[0], y + offset[1], int(images), leds, location))
+        points.append(AcquisitionPoint(x + offset[0], y + offset[1], int(images), leds, location, path))
     return points
 
 

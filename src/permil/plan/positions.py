@@ -159,8 +159,13 @@ def nearest_detector(detectors: Sequence[Detector], place: Place) -> Detector:
     return detectors[int(np.argmin(np.hypot(*(centres - place).T)))]
 
 
-def read_at_location(camera: Camera, locations: str) -> frozenset[str]:
+def read_at_location(camera: Camera, locations: str, *, path: Path | None = None) -> frozenset[str]:
     """Return the science detectors of readout locations, ``R22/Reb1`` or ``R02``; all if empty.
+
+    Parameters
+    ----------
+    path
+        File that names the locations, for the message.
 
     Raises
     ------
@@ -178,7 +183,10 @@ def read_at_location(camera: Camera, locations: str) -> frozenset[str]:
         }
         if not found:
             raise PositionError(
-                f"camera {camera.name} has no readout location {location!r}", remedy="write R22, or R22/Reb1", value=location
+                f"camera {camera.name} has no readout location {location!r}",
+                path=path,
+                remedy="write R22, or R22/Reb1",
+                value=location,
             )
         chosen |= found
     return frozenset(chosen) if locations.strip() else frozenset(detector.name for detector in science)
@@ -314,7 +322,9 @@ def _scan_points(scan: PlanScan, centre: Place, camera: Camera) -> list[PlannedP
 def _acquisition_points(plan: PlanConfig, camera: Camera) -> list[PlannedPoint]:
     found = []
     for point in _of_one_led([point for path in plan.acquisition for point in read_acquisition(path)], plan.led):
-        position = PlannedPosition(point.x_mm, point.y_mm, point.images, read_at_location(camera, point.location))
+        position = PlannedPosition(
+            point.x_mm, point.y_mm, point.images, read_at_location(camera, point.location, path=point.path)
+        )
         aimed = nearest_detector(camera.science, (point.x_mm, point.y_mm)).name
         found.append(PlannedPoint(position, point.location, "acquisition", aimed))
     return found

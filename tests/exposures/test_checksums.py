@@ -114,7 +114,7 @@ def test_warn_and_off(write_raw: RawWriter, bin8: Camera, stored: dict[str, Any]
     [
         (0, "EXPTIME", "                 9.5"),
         (17, "TEMP1", "                -3.5"),
-        (5, "DETSEC", "'[1:2,3:4]'"),
+        (5, "DETSEC", "'[320:257, 1:250]'"),
         (5, "CHECKSUM", "'abc'"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import io
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -264,6 +265,41 @@ def test_unknown_geometry_names_both_sizes(write_raw: RawWriter, lsstcam: Camera
 def test_wrong_datasec(write_raw: RawWriter, bin8: Camera) -> None:
     path = write_raw(change=lambda hdus: hdus["Segment11"].header.set("DATASEC", "[4:66,1:250]"))
     with pytest.raises(RawFormatError, match=r"Segment11 has DATASEC \[4:66,1:250\], but \[11:74,1:250\]"):
+        read_raw(path, bin8)
+
+
+@pytest.mark.parametrize("detector", ["R22_S11", "R02_S21"])
+@pytest.mark.parametrize("swapped", [("10", "11"), ("17", "07"), ("12", "02")])
+def test_swapped_segments_are_refused(write_raw: RawWriter, bin8: Camera, detector: str, swapped: tuple[str, str]) -> None:
+    def swap(hdus: fits.HDUList) -> None:
+        first, second = (hdus[f"Segment{number}"].header for number in swapped)
+        first["EXTNAME"], second["EXTNAME"] = second["EXTNAME"], first["EXTNAME"]
+        for header in (first, second):
+            del header["CHANNEL"]
+
+    path = write_raw(detector, change=swap)
+    own, other = (bin8[detector].amplifier(f"C{number}").detsec for number in swapped)
+    message = f"segment Segment{swapped[0]} has DETSEC {other}, which is that of Segment{swapped[1]}, but {own} in camera"
+    with pytest.raises(RawFormatError, match=re.escape(message)):
+        read_raw(path, bin8)
+
+
+@pytest.mark.parametrize("written", [None, "", "[ 512 : 449 , 1 : 250 ]"])
+def test_a_detsec_that_is_missing_or_spaced_is_no_fault(write_raw: RawWriter, bin8: Camera, written: str | None) -> None:
+    def change(hdus: fits.HDUList) -> None:
+        header = hdus["Segment17"].header
+        assert header["DETSEC"] == "[512:449,1:250]"
+        if written is None:
+            del header["DETSEC"]
+        else:
+            header["DETSEC"] = written
+
+    assert_as_written(write_raw(change=change), bin8)
+
+
+def test_a_detsec_of_no_segment_is_refused(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw(change=lambda hdus: hdus["Segment11"].header.set("DETSEC", "[1:2,3:4]"))
+    with pytest.raises(RawFormatError, match=r"Segment11 has DETSEC \[1:2,3:4\], but \[128:65,1:250\] in camera lsstcam-bin8"):
         read_raw(path, bin8)
 
 

@@ -133,8 +133,8 @@ class RawFile(RawHeaders):
     Raises
     ------
     RawFormatError
-        If the file is damaged or cut short, a segment is missing or duplicated, has undefined pixels (BLANK), or sizes differ from
-        those of the camera.
+        If the file is damaged or cut short, a segment is missing or duplicated, has undefined pixels (BLANK), or sizes or sections
+        differ from those of the camera.
     InputError
         If the file cannot be opened or does not identify a detector of this camera.
     """

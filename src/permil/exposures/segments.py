@@ -74,7 +74,9 @@ def image_size(hdu: Hdu) -> tuple[int, int]:
 
 
 def check_geometry(found: dict[str, Hdu], detector: Detector, camera: Camera, path: Path) -> None:
-    """Check sizes and DATASEC of all segments, and that the data of a plain segment are exactly one image.
+    """Check sizes, DATASEC and DETSEC of all segments, and that the data of a plain segment are exactly one image.
+
+    A file that swaps two segments has their DETSEC at the wrong names. Cards that are missing are not checked.
 
     Raises
     ------
@@ -111,6 +113,18 @@ def check_geometry(found: dict[str, Hdu], detector: Detector, camera: Camera, pa
                 remedy=_geometry_remedy(detector.name, amplifier.name, size, _without_blanks(section)),
                 value=section,
                 expected=amplifier.datasec,
+            )
+        place = hdu.cards.text("DETSEC")
+        if place and _without_blanks(place) != amplifier.detsec:
+            owner = next((other.extname for other in detector.amplifiers if other.detsec == _without_blanks(place)), "")
+            raise RawFormatError(
+                f"segment {amplifier.extname} has DETSEC {place}"
+                + (f", which is that of {owner}" if owner else "")
+                + f", but {amplifier.detsec} in camera {camera.name} ({detector.name})",
+                path=path,
+                remedy="the names of the segments were swapped or the header was edited; use the original file",
+                value=place,
+                expected=amplifier.detsec,
             )
 
 

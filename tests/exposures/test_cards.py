@@ -31,6 +31,12 @@ def header(*cards: str) -> Cards:
         ("15.0 s", 15.0),
         ("'15000 ms'", 15.0),
         ("0.25 min / comment", 15.0),
+        ("15.0 / [s] requested", 15.0),
+        ("15000 / [ms] requested", 15.0),
+        ("'0.25' / [ min ]", 15.0),
+        ("15.0 / [K] a unit of another kind", 15.0),
+        ("15.0 / [requested] exposure", 15.0),
+        ("15.0 / requested, not in [ms]", 15.0),
         ("0.07\0\0", 0.07),
     ],
 )

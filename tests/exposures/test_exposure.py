@@ -127,6 +127,47 @@ def test_names_stand_in_for_cards(write_primary: RawWriter, lsstcam: Camera) -> 
     assert (exposure.test_seqnum, exposure.mjd) == (12, 58786.25)
 
 
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2019-10-29T02:27:46.151", "2019-10-29 02:27:46.151", "2019-10-29T02:27:46.151Z", "2019-10-29T02:27:46.151+00:00",
+        "2019-10-28T19:27:46.151-07:00", "20191029T022746.151", "2019-10-29T02:27:46.151000000", "2019-10-29T02:27:46,151",
+        "2019-10-29t02:27:46.151z", "2019-W44-2T02:27:46.151",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("card", ["DATE-OBS", "DATE-TRG", "DATE-BEG", "DATE-END"])
+def test_a_date_stands_in_for_a_missing_mjd(write_primary: RawWriter, lsstcam: Camera, card: str, time: str) -> None:
+    exposure = read_exposure(write_primary(**{"MJD-OBS": None, "DATE-OBS": None, card: time}), lsstcam)
+    assert exposure.mjd == pytest.approx(58785.10261748824, abs=1e-9)
+    assert exposure.note == ""
+
+
+@pytest.mark.parametrize(
+    "time", ["2019-10-29", "20191029", "29/10/19", "yesterday", "1858-11-17T00:00:00", "2019-10-29T02:27:99"]
+)
+def test_a_date_that_is_no_time_is_named(write_primary: RawWriter, lsstcam: Camera, time: str) -> None:
+    exposure = read_exposure(write_primary(**{"MJD-OBS": None, "DATE-OBS": time}), lsstcam)
+    assert math.isnan(exposure.mjd)
+    assert exposure.note == f"card DATE-OBS is not a date and time in the era of the camera ({time!r})"
+    assert not math.isnan(read_exposure(write_primary(seqnum=2, **{"DATE-OBS": time}), lsstcam).mjd)
+
+
+@pytest.mark.parametrize(
+    "reading", ["0.33 V", "330 mV", " 0.33V ", "0.00033 kV", (0.33, "[V] control photodiode"), (330.0, "[mV]"), ("330", "[mV]")]
+)
+def test_photodiode_readings_with_a_unit(write_primary: RawWriter, lsstcam: Camera, reading: Any) -> None:
+    exposure = read_exposure(write_primary(CCOBADC=reading), lsstcam)
+    assert exposure.photodiode == pytest.approx(0.33, rel=1e-12)
+    assert exposure.note == ""
+
+
+@pytest.mark.parametrize("reading", ["0.33 s", "0.33 volts per LED"])
+def test_photodiode_readings_in_another_unit_are_named(write_primary: RawWriter, lsstcam: Camera, reading: str) -> None:
+    exposure = read_exposure(write_primary(CCOBADC=reading), lsstcam)
+    assert math.isnan(exposure.photodiode)
+    assert exposure.note == f"card CCOBADC is not a number ({reading!r})"
+
+
 def test_gzip_by_content(write_primary: RawWriter, lsstcam: Camera) -> None:
     path = write_primary()
     plain = read_exposure(path, lsstcam)

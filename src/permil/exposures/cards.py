@@ -12,9 +12,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from astropy.units import UnitBase
 
 CARD = 80
 
@@ -29,6 +32,7 @@ _CARDS = re.compile(rb".{1,%d}" % CARD, re.DOTALL)
 _INDICATOR = b"= "
 _HEAD = 10
 """Bytes of a card with its keyword and the value indicator."""
+_UNIT_OF_COMMENT = re.compile(r"\s*\[([^\]:]+)\]")
 _WITHOUT_VALUE = (b"CONTINUE", b"COMMENT", b"HISTORY", b"        ")
 _UNDEFINED = frozenset({"", "null", "undefined", "undef", "n/a"})
 _FLAGS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
@@ -38,10 +42,11 @@ _COLDEST, _HOTTEST = -200.0, 150.0
 
 
 class _Entry(NamedTuple):
-    """The value of a card: a quoted string, or the characters before the comment; "" if undefined."""
+    """The value of a card (a quoted string, or the characters before the comment; "" if undefined), its comment, and whether it may go on."""
 
     characters: str
     is_quoted: bool
+    comment: str = ""
     may_continue: bool = False
 
     def parsed(self) -> CardValue:
@@ -104,15 +109,21 @@ class Cards:
         Parameters
         ----------
         unit
-            Unit of the result. A value such as ``'15000 ms'`` is converted; without ``unit`` it is not understood.
+            Unit of the result. A value such as ``'15000 ms'``, or a number whose comment begins with another unit (``[ms]``), is
+            converted; without ``unit`` the former is not understood. A number in a unit of another kind is returned as it is.
         """
         _, entry = self._entries(name)
         if entry is None:
             return math.nan
         characters = entry.characters.strip()
         number = _finite(characters)
-        if number is None and unit is not None:
-            number = _converted(characters, unit)
+        if unit is not None:
+            declared = _UNIT_OF_COMMENT.match(entry.comment)
+            if number is None:
+                number = _converted(characters, unit)
+            elif declared is not None and declared[1].strip() != unit:
+                converted = _converted(f"{number!r} {declared[1]}", unit)
+                number = number if converted is None else converted
         if number is None:
             self.problems[name] = f"card {name} is not a number ({characters[:40]!r})"
             return math.nan
@@ -208,7 +219,7 @@ class Cards:
             if following is None or not text.endswith("&"):
                 break
             text = text[:-1] + _unquoted(following[1])
-        return _defined(_Entry(text, True))
+        return _defined(_Entry(text, True, known[0].comment))
 
     def _continuations(self, number: int) -> Iterator[bytes]:
         """Yield the continuation cards between a card and the next one with a value."""
@@ -233,11 +244,13 @@ def _entry_of(card: bytes) -> tuple[_Entry, _Entry | None]:
         quoted = _TEXT.match(characters)
         if quoted is not None:
             text = _unquoted(quoted[1])
-            return _defined(_Entry(text, True, text.endswith("&")))
+            comment = characters[quoted.end() :].partition("/")[2]
+            return _defined(_Entry(text, True, comment, text.endswith("&")))
         unclosed = _OPEN_TEXT.match(characters)
         if unclosed is not None:
             return _defined(_Entry(unclosed[1].rstrip(" \0"), True))
-    return _defined(_Entry(characters.split("/", maxsplit=1)[0].strip(" \0\t"), False))
+    value, _, comment = characters.partition("/")
+    return _defined(_Entry(value.strip(" \0\t"), False, comment))
 
 
 def _defined(entry: _Entry) -> tuple[_Entry, _Entry | None]:
@@ -308,13 +321,25 @@ def _finite(characters: str) -> int | float | None:
 def _converted(characters: str, unit: str) -> float | None:
     """Return a quantity such as ``15.0 s`` converted to another unit, None if the characters are not a quantity."""
     found = _NUMBER.match(characters)
-    if found is None:
+    declared = None if found is None else _unit_named(characters[found.end() :].strip())
+    if found is None or declared is None:
         return None
     from astropy import units
 
     try:
-        measured = units.Quantity(float(found[0].upper().replace("D", "E")), characters[found.end() :].strip())
+        measured = units.Quantity(float(found[0].upper().replace("D", "E")), declared)
         converted = float(measured.to_value(unit, equivalencies=units.temperature()))
     except (ValueError, TypeError, ArithmeticError):
         return None
-    return converted if characters[found.end() :].strip() and math.isfinite(converted) else None
+    return converted if math.isfinite(converted) else None
+
+
+@lru_cache(maxsize=256)
+def _unit_named(name: str) -> UnitBase | None:
+    """Return the unit with a name, None if there is none."""
+    from astropy import units
+
+    try:
+        return units.Unit(name) if name else None
+    except (ValueError, TypeError):
+        return None

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ _DAY = re.compile(r"\d{8}", re.ASCII)
 # Readout minus midnight (UTC) of DAYOBS, days: DAYOBS is the Pacific date, or since 2024 that of UTC - 12 h; times are UTC or TAI.
 _TIME_OF_DAY = (-0.05, 1.55)
 _FIRST_MJD, _LAST_MJD = 50000.0, 80000.0
+_MJD_ZERO = datetime(1858, 11, 17, tzinfo=UTC)
+_LONGEST_DATE = len("2019-10-29")
 # DARKTIME is the exposure time plus shutter time and the start of the readout; both are rounded to 1 ms.
 _ROUNDING_S = 0.002
 
@@ -213,13 +215,33 @@ def _exposure_time(cards: Cards, named: FileName) -> float:
 
 
 def _modified_julian_date(cards: Cards) -> float:
+    """Return the time of readout from the first card that holds one: a number, else a date and time of ISO 8601."""
     for name in ("MJD-OBS", "MJD-TRG", "MJD"):
         mjd = cards.number(name)
         if _FIRST_MJD < mjd < _LAST_MJD:
             return mjd
         if not math.isnan(mjd):
             cards.problems[name] = f"card {name} is not a date in the era of the camera ({mjd:g})"
+    for name in ("DATE-OBS", "DATE-TRG", "DATE-BEG", "DATE-END"):
+        text = cards.text(name)
+        mjd = _mjd_of(text)
+        if _FIRST_MJD < mjd < _LAST_MJD:
+            return mjd
+        if text:
+            cards.problems[name] = f"card {name} is not a date and time in the era of the camera ({text[:40]!r})"
     return NAN
+
+
+def _mjd_of(text: str) -> float:
+    """Return the modified Julian date of a date and time of ISO 8601, NaN for anything else (a date alone has no time)."""
+    try:
+        time = datetime.fromisoformat(text.upper())
+    except ValueError:
+        return NAN
+    if len(text) <= _LONGEST_DATE:
+        return NAN
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return (time - _MJD_ZERO) / timedelta(days=1)
 
 
 def _header_position(cards: Cards) -> dict[str, Any]:
@@ -257,7 +279,7 @@ def _ccob_entries(cards: Cards, path: Path, folder: CcobFolder | None, named: Fi
                 value=led,
                 folder=other,
             )
-    photodiode, current_a = cards.number("CCOBADC"), cards.number("CCOBCURR", unit="A")
+    photodiode, current_a = cards.number("CCOBADC", unit="V"), cards.number("CCOBCURR", unit="A")
     entries: dict[str, Any] = {
         "led": led,
         "current_a": named.current_a if math.isnan(current_a) and named.current_a is not None else current_a,

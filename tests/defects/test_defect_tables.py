@@ -15,7 +15,7 @@ from permil.camera import Camera
 from permil.defects import DefectBox, defect_table
 from permil.defects.table import COLUMNS, boxes_of, led_agreement, table_boxes, with_given
 from permil.errors import CalibrationError, InputError
-from permil.isr.inputs import check_defects_serial, given_defects
+from permil.isr.inputs import given_defects
 from permil.products import write_table
 
 DARK = DefectBox(
@@ -124,20 +124,6 @@ def test_defects_of_another_binning_are_refused(tmp_path: Path, bin8: Camera, ca
             given_defects(str(tmp_path), bin8["R22_S11"], camera=bin8)
     else:
         assert len(given_defects(str(tmp_path), bin8["R22_S11"], camera=bin8)) == 2
-
-
-def test_defects_of_another_sensor_are_refused(tmp_path: Path, bin8: Camera) -> None:
-    detector = bin8["R22_S11"]
-    for stated in ("E2V-CCD250-382", "e2v-ccd250 382", ""):
-        write_table(tmp_path / "R22_S11.ecsv", defect_table([DARK, HOT], cards={"DET_SER": stated}))
-        check_defects_serial(str(tmp_path), detector, "E2V-CCD250-382")
-    write_table(tmp_path / "R22_S11.ecsv", defect_table([DARK, HOT], cards={"DET_SER": "E2V-CCD250-999"}))
-    check_defects_serial(str(tmp_path), detector, "")
-    check_defects_serial("none", detector, "E2V-CCD250-382")
-    with pytest.raises(
-        CalibrationError, match=r"R22_S11\.ecsv: these are the defects of sensor E2V-CCD250-999, the exposures of"
-    ):
-        check_defects_serial(str(tmp_path), detector, "E2V-CCD250-382")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def amplifiers(detector, **columns):
         ("adu/electron", "adu/electron", 0.5, 0.025),
         ("DN / e-", None, 0.5, 0.025),
         (None, "adu / electron", 0.5, 0.025),
-        ("electron / kct", "electron / ct", 2e-3, 0.1),
+        ("electron / dct", "electron / ct", 20.0, 0.1),
     ],
 )
 def test_gains_in_any_unit(detector, unit, err_unit, gain, err):
@@ -40,6 +40,26 @@ def test_gains_in_any_unit(detector, unit, err_unit, gain, err):
     found = gains_from_table(table, detector)
     np.testing.assert_allclose(found.gain, gain, rtol=1e-12)
     np.testing.assert_allclose(found.gain_err, err, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gain", "unit", "stated"),
+    [
+        (1e30, "electron/adu", r"1e\+30 electrons per adu, but nominally 1\.09"),
+        (1e-30, "electron/adu", "1e-30 electrons per adu"),
+        (1e30, "adu/electron", "1e-30 electrons per adu"),
+        (1.139e-3, None, "0.001139 electrons per adu"),
+        (1.139e-3, "electron/adu", "0.001139 electrons per adu"),
+        (0.0, "electron/adu", "0.0; gains are positive"),
+        (-1.139, "electron/adu", "-1.139; gains are positive"),
+        (0.0, "adu/electron", "0.0; gains are positive"),
+    ],
+)
+def test_gains_that_no_readout_has(detector, gain, unit, stated):
+    gains = np.where(np.arange(16) == 4, gain, 0.878 if unit == "adu/electron" else 1.139)
+    table = amplifiers(detector, gain=Column(gains, unit=unit))
+    with pytest.raises(CalibrationError, match=rf"gains\.ecsv: the gain of R22_S11 C14 is {stated}"):
+        gains_from_table(table, detector, path="gains.ecsv")
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,21 @@ from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError
 from permil.isr.calibration.calibration import Calibration
 from permil.isr.calibration.crosstalk import crosstalk_from_table
-from permil.isr.calibration.gains import read_gains
+from permil.isr.calibration.gains import EOTEST_FILE, eotest_path, read_gains
 from permil.isr.calibration.linearity import linearity_from_table
 from permil.isr.calibration.masks import Box, defect_boxes, hot_pixel_mask, mask_of_boxes, zone_mask
 from permil.isr.calibration.superbias import read_superbias, superbias_path
+from permil.isr.calibration.tables import DetectorTable
 from permil.isr.overscan import overscan_options
-from permil.products import RunFolder, fingerprint, shared_table, stored_fingerprint
+from permil.products import RunFolder, fingerprint, sensor_statements, shared_table, stored_fingerprint
+from permil.products.images import read_headers
+from permil.products.tables import texts
 
 _BOX_COLUMNS = ("x0", "y0", "width", "height")
+_KINDS = {"gains": "gain", "linearity": "linearity", "crosstalk": "crosstalk", "defects": "defect"}
+"""Kinds of tables by their keys in the section ``isr``."""
+_SERIAL_COLUMNS = frozenset({"serial", "serial_number", "sensor_serial", "lsst_num", "det_ser", "detser", "detserno"})
+_NO_SERIAL = frozenset({"", "NONE", "UNKNOWN", "TBD", "NAN"})
 
 
 def load_calibration(
@@ -200,36 +207,71 @@ def given_defects(source: str, detector: Detector, *, camera: Camera) -> list[Bo
     return defect_boxes(boxes, detector, path=path, camera=camera)
 
 
-def check_defects_serial(source: str, detector: Detector, serial: str) -> None:
-    """Check that the defects in a folder belong to the sensor that was read out.
+def check_serials(config: IsrConfig, detector: Detector, serial: str, *, camera: Camera) -> None:
+    """Check that the tables of gains, linearity, crosstalk and defects belong to the sensor that was read out.
+
+    A table states serial numbers in its column ``detector`` or one like ``serial``. If it is of one detector, its header may state one.
 
     Parameters
     ----------
-    source
-        See `given_defects`.
     serial
-        Serial number in the raw files, empty if it is not known.
+        Serial number in the raw files; empty if it is not known: that of the camera is used.
 
     Raises
     ------
     CalibrationError
-        If the table of the detector states another serial number.
+        If a table states another serial number for the detector.
     InputError
         If it cannot be read.
     """
-    path = Path(source) / f"{detector.name}.ecsv"
-    if source == "none" or not serial or not path.is_file():
-        return
-    table = shared_table(path, columns=_BOX_COLUMNS, purpose="defect table")
-    stated = str(table.meta.get("DET_SER", "")).strip()
-    if stated and serial_key(stated) != serial_key(serial):
-        raise CalibrationError(
-            f"these are the defects of sensor {stated}, the exposures of {detector.name} are of {serial}",
-            path=path,
-            remedy="give the table of the sensor that was read out, or set isr.defects to none",
-            value=stated,
-            detector=detector.name,
-        )
+    wanted = serial or detector.serial
+    own = {serial_key(name) for name in (wanted, detector.name, detector.id)}
+    for key, kind in _KINDS.items():
+        source = str(getattr(config, key))
+        if not wanted or source in ("none", "nominal"):
+            continue
+        path, stated = _stated_serials(Path(source), kind, detector, camera)
+        other = next((label for label in stated if serial_key(label) not in own), "")
+        if other:
+            raise CalibrationError(
+                f"the {kind} table is of sensor {other}, "
+                + (
+                    f"the exposures of {detector.name} are of {serial}"
+                    if serial
+                    else f"{detector.name} of the camera is {wanted}"
+                ),
+                path=path,
+                remedy=f"give the table of the sensor that was read out, or set isr.{key} to {'nominal' if key == 'gains' else 'none'}",
+                value=other,
+                detector=detector.name,
+            )
+
+
+def _stated_serials(path: Path, kind: str, detector: Detector, camera: Camera) -> tuple[Path, list[str]]:
+    """Return the file that a table of a detector is in, and the serial numbers that it states."""
+    if kind == "gain" and (path.is_dir() or EOTEST_FILE.search(path.name)):
+        path = eotest_path(path, detector)
+        statements = sensor_statements(*read_headers(path), camera=camera)
+        return path, [str(statement.label) for statement in statements if statement.kind == "serial"]
+    if path.is_dir():
+        path = path / f"{detector.name}.ecsv"
+    table = shared_table(path, purpose=f"{kind} table")
+    is_of_one = "detector" not in [name.strip().lower() for name in table.colnames]
+    rows = np.arange(len(table))
+    found: list[str] = []
+    if not is_of_one:
+        entries = DetectorTable(table, detector, what=kind, path=path, camera=camera)
+        table, rows = entries.table, entries.rows
+        named = [texts(table, "detector", path=path)[row] for row in rows]
+        found += [label for label in named if serial_key(label) == serial_key(detector.serial)]
+        is_of_one = len(rows) == len(table)
+    for name in table.colnames:
+        if name.strip().lower() in _SERIAL_COLUMNS:
+            column = texts(table, name, path=path)
+            found += [column[row] for row in rows]
+    if is_of_one:
+        found += [str(content) for name, content in table.meta.items() if str(name).strip().lower() in _SERIAL_COLUMNS]
+    return path, [label for label in found if serial_key(label) not in _NO_SERIAL]
 
 
 def _saturation(level: float | Literal["nominal", "none"], detector: Detector) -> FloatArray:

@@ -20,7 +20,7 @@ from permil.exposures import BIAS, POINTING, SCAN, SPOT
 from permil.isr.bias_exposures import SUPERBIAS_FORMAT, build_superbias
 from permil.isr.calibration.gains import board_temperature, read_gains, write_gains_table
 from permil.isr.calibration.superbias import check_superbias_serial, superbias_notes
-from permil.isr.inputs import calibration_files, check_defects_serial
+from permil.isr.inputs import calibration_files, check_serials
 from permil.isr.measured_gains import NoiseRequest, gain_table, measure_noise, measure_vendor, repeated_groups
 from permil.products import check_output, fingerprint, is_current, write_table
 from permil.progress import StageReport, do_tasks
@@ -164,7 +164,7 @@ def make_calibrations(run: Run, detectors: Sequence[str]) -> StageReport:
     rows = run.index.to_table()
     for name in detectors:
         serial = common_serial(rows, name)
-        check_defects_serial(config.defects, run.camera[name], serial)
+        check_serials(config, run.camera[name], serial, camera=run.camera)
         if config.bias not in ("auto", "none"):
             check_superbias_serial(config.bias, run.camera[name], run.camera, serial)
     write_gains_table(run.folder.gains, gains, run.camera)

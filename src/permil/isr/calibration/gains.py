@@ -26,6 +26,8 @@ EOTEST_NAME = re.compile(r"(R\d\d)[-_]?(S[\dGW]\d?)[-_].*eotest_results\.fits(?:
 EOTEST_FILE = re.compile(r"eotest_results\.fits(?:\.gz)?$", re.IGNORECASE)
 EOTEST_EXTENSION = "AMPLIFIER_RESULTS"
 _UNIT = "electron/adu"
+# No readout has a gain that differs from the nominal one by this factor: the number has another unit, or is no gain.
+_LARGEST_FACTOR = 100.0
 _OTHER_NAMES = {"gain_err": ("err", "error", "sigma", "std", "uncertainty", "sigma_gain", "gain_sigma", "gain_std")}
 
 
@@ -68,8 +70,8 @@ def gains_from_table(table: Table, detector: Detector, *, path: PathName = None,
     Raises
     ------
     CalibrationError
-        If a column or an amplifier is missing, given twice, a gain is not a positive number, an error is negative, or a unit cannot
-        be converted.
+        If a column or an amplifier is missing, given twice, a gain is not a positive number or far from the nominal one, an error is
+        negative, or a unit cannot be converted.
     """
     own = DetectorTable(
         table,
@@ -89,9 +91,7 @@ def gains_from_table(table: Table, detector: Detector, *, path: PathName = None,
         for place, amplifier in enumerate(own.amplifiers()):
             if error[place] < 0:
                 raise own.error(f"holds the error {error[place]:g} in column gain_err", place, remedy="give a standard deviation")
-            _add(found, detector, amplifier, gain[place], error[place], path)
-            if unit != _UNIT:
-                found[amplifier.name] = (1.0 / gain[place], error[place] / gain[place] ** 2)
+            _add(found, detector, amplifier, gain[place], error[place], path, is_inverse=unit != _UNIT)
     return _collect(found, detector, path)
 
 
@@ -194,7 +194,16 @@ def _add(
     gain: float,
     error: float,
     path: PathName,
+    *,
+    is_inverse: bool = False,
 ) -> None:
+    """Add the gain of an amplifier, in adu per electron if it is inverse.
+
+    Raises
+    ------
+    CalibrationError
+        If it is given twice, is not positive, or differs from the nominal gain by a factor that no readout has.
+    """
     if amplifier.name in found:
         raise CalibrationError(
             f"the gain of {detector.name} {amplifier.name} is given twice",
@@ -208,6 +217,17 @@ def _add(
             f"the gain of {detector.name} {amplifier.name} is {gain}",
             path=path,
             remedy="gains are positive electrons per adu",
+            detector=detector.name,
+            amplifier=amplifier.name,
+            value=gain,
+        )
+    if is_inverse:
+        gain, error = 1.0 / gain, error / gain**2
+    if not 1.0 / _LARGEST_FACTOR < gain / amplifier.gain < _LARGEST_FACTOR:
+        raise CalibrationError(
+            f"the gain of {detector.name} {amplifier.name} is {gain:g} electrons per adu, but nominally {amplifier.gain:g}",
+            path=path,
+            remedy="give it in electrons per adu, or declare the unit of the column",
             detector=detector.name,
             amplifier=amplifier.name,
             value=gain,
@@ -248,9 +268,7 @@ def read_gains(config: IsrConfig, detector: Detector, *, camera: Camera | None =
         return nominal_gains(detector)
     if config.gains == "none":
         return unit_gains(detector)
-    path = Path(config.gains)
-    if path.is_dir():
-        path = _eotest_file(path, detector)
+    path = eotest_path(Path(config.gains), detector)
     if not EOTEST_FILE.search(path.name):
         table = shared_table(path, columns=("detector", "gain"), purpose="gain table")
         return gains_from_table(table, detector, path=path, camera=camera)
@@ -266,17 +284,26 @@ def read_gains(config: IsrConfig, detector: Detector, *, camera: Camera | None =
     return gains_from_eotest(table, detector, column=config.gain_column, path=path)
 
 
-def _eotest_file(folder: Path, detector: Detector) -> Path:
+def eotest_path(source: Path, detector: Detector) -> Path:
+    """Return the eotest results of a detector: a file, or the one of the detector in a folder.
+
+    Raises
+    ------
+    CalibrationError
+        If the folder has none or several.
+    """
+    if not source.is_dir():
+        return source
     found = [
         path
-        for path in sorted(folder.iterdir())
+        for path in sorted(source.iterdir())
         if (match := EOTEST_NAME.search(path.name)) and f"{match[1]}_{match[2]}".upper() == detector.name
     ]
     if len(found) != 1:
         problem = "no eotest results file" if not found else f"{len(found)} eotest results files"
         raise CalibrationError(
             f"there is {problem} of detector {detector.name}",
-            path=folder,
+            path=source,
             remedy=f"keep one file {detector.name}_<run>_eotest_results.fits there",
             detector=detector.name,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -256,6 +257,80 @@ def test_settings_and_readings_unlike_those_of_the_run() -> None:
     assert notes[changed[0].path] == "EXPTIME is 0.7, but 0.07 in the other exposures of run 6840D with LED red"
     assert notes[changed[1].path].startswith("CCOBADC is 3.3, but 0.333 in exposures of run 6840D")
     assert notes[changed[2].path] == "MJD 58700.00000 contradicts the order of the exposures of day 20191028"
+
+
+def with_readings(readings: Any, *, leds: tuple[str, ...] = ("red",)) -> Table:
+    """Return pointings with photodiode readings, in the order of time."""
+    exposures = take([(0.0, 0.0)] * (len(readings) // len(leds)), ["R22_S11", "R22_S12"], leds=leds)
+    table = table_of(
+        replace(entry, purpose="pointing", photodiode=float(readings[number // 2]), mjd=58785.0 + number // 2)
+        for number, entry in enumerate(exposures)
+    )
+    note_unusual(table)
+    return table[np.asarray(table["detector"]) == "R22_S12"]
+
+
+def fine_readings(count: int = 40) -> Any:
+    return 0.33 * (1.0 + np.random.default_rng(5).normal(0.0, 1e-3, count))
+
+
+def test_usual_readings_are_used() -> None:
+    coarse = np.round(fine_readings(200), 3)
+    for readings in (fine_readings(), coarse, np.full(40, 0.33), np.repeat(fine_readings(10), 5), fine_readings(4)):
+        table = with_readings(readings)
+        np.testing.assert_array_equal(table["photodiode"], readings)
+        assert set(table["note"]) == {""}
+
+
+@pytest.mark.parametrize("where", [slice(28, None), slice(3, 9), slice(7, 8)], ids=str)
+@pytest.mark.parametrize("factor", [1e3, 1e-3, 2.1])
+def test_readings_in_another_unit_are_not_used(where: slice, factor: float) -> None:
+    old = fine_readings()
+    readings, expected = old.copy(), old.copy()
+    readings[where] *= factor
+    expected[where] = np.nan
+    table = with_readings(readings)
+    np.testing.assert_array_equal(table["photodiode"], expected)
+    for reading, known, note in zip(readings, np.isfinite(expected), table["note"], strict=True):
+        sentence = (
+            rf"CCOBADC is {reading:g}, but 0\.3\d+ in exposures of run 6840D with the same settings: the reading is not used"
+        )
+        assert note == "" if known else re.fullmatch(sentence, note)
+
+
+NUMBERS = np.arange(40)
+STALE = "CCOBADC {:g} repeats that of the exposure before"
+
+
+@pytest.mark.parametrize(
+    ("change", "bad", "note"),
+    [
+        (lambda old: np.where((NUMBERS > 8) & (NUMBERS < 20), old[8], old), (NUMBERS > 8) & (NUMBERS < 20), STALE),
+        (lambda old: np.where(NUMBERS == 20, old[19], old), NUMBERS == 20, STALE),
+        (lambda old: np.minimum(old, np.sort(old)[30]), fine_readings() >= np.sort(fine_readings())[30],
+         "CCOBADC is {:g} in 10 exposures, none is larger"),
+    ],
+    ids=["stuck", "one stale", "saturated"],
+)  # fmt: skip
+def test_readings_that_are_no_measurements_are_named(change: Any, bad: Any, note: str) -> None:
+    readings = change(fine_readings())
+    table = with_readings(readings)
+    np.testing.assert_array_equal(table["photodiode"], readings)
+    assert table["note"].tolist() == [
+        note.format(reading) if is_bad else "" for reading, is_bad in zip(readings, bad, strict=True)
+    ]
+
+
+def test_a_reading_of_another_led() -> None:
+    readings = fine_readings(40) * np.where(np.arange(40) % 2, 0.945, 1.0)
+    assert set(with_readings(readings, leds=("red", "nm850"))["note"]) == {""}
+    other = readings.copy()
+    other[21] = 0.33 * 1.0004
+    table = with_readings(other, leds=("red", "nm850"))
+    np.testing.assert_array_equal(table["photodiode"], other)
+    assert [note for note in table["note"] if note] == [
+        f"CCOBADC is 0.330132, but {np.median(other[1::2]):g} in exposures of run 6840D with the same settings"
+    ]
 
 
 def test_campaigns_of_several_settings_are_nothing_unusual() -> None:

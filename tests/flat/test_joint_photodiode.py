@@ -225,6 +225,19 @@ def test_readings_that_repeat_one_value_are_stuck():
     assert not stuck_readings(coarse, time).any()
 
 
+def test_few_repeated_and_saturated_readings_are_stuck():
+    """Readings of a fine converter do not repeat; the first of the repeated ones is a measurement."""
+    rng = np.random.default_rng(6)
+    reading, time = np.log(0.5 + 1e-3 * rng.standard_normal(40)), rng.permutation(40).astype(float)
+    assert not stuck_readings(reading, time).any()
+    stale = reading.copy()
+    stale[time == 12] = reading[time == 11]
+    assert list(time[stuck_readings(stale, time)]) == [12]
+    largest = np.sort(reading)[-8]
+    np.testing.assert_array_equal(stuck_readings(np.minimum(reading, largest), time), reading >= largest)
+    np.testing.assert_array_equal(stuck_readings(np.round(reading, 3), time), False)
+
+
 def test_a_regressor_takes_its_part():
     rng = np.random.default_rng(4)
     temperature = np.cumsum(rng.standard_normal(COUNT))

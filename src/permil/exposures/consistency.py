@@ -25,6 +25,7 @@ from permil.errors import ConfigError, InputError
 from permil.exposures.exposure import Exposure
 from permil.exposures.file_names import parse_obsid
 from permil.exposures.hdu import fits_stream
+from permil.exposures.photodiode import repeated_readings, saturated_readings
 from permil.exposures.positions import OFFSET_TOLERANCE_MM, groups
 from permil.exposures.raw_file import RawFile
 
@@ -166,6 +167,8 @@ _FEWEST = 5
 _UNUSUAL_SHARE = 0.05
 # A photodiode reading that differs by this factor from the median at the same settings is not a measurement of that light.
 _PHOTODIODE_FACTOR = 2.0
+# Light at the same settings changes by less than this, relative, unless its LED does; and readings scatter.
+_USUAL_CHANGE, _USUAL_SIGMAS = 0.03, 10.0
 
 
 def leave_out_disagreeing(exposures: Sequence[Exposure]) -> tuple[list[Exposure], list[tuple[Exposure, str]]]:
@@ -254,21 +257,30 @@ def leave_out_moved(exposures: Sequence[Exposure]) -> tuple[list[Exposure], list
 
 
 def note_unusual(exposures: Table) -> None:
-    """Note settings that differ from the other exposures of the run and LED, and times that contradict the order of exposures.
+    """Note settings and photodiode readings that differ from the other exposures of the run and LED, and times out of order.
 
     Parameters
     ----------
     exposures
-        Classified index table; its column ``note`` is changed in place.
+        Classified index table; its column ``note`` is changed in place, and ``photodiode`` is NaN where a reading is no measurement of
+        the light of its exposure.
     """
     notes: dict[int, list[str]] = {}
     text = {name: np.asarray(exposures[name], dtype=np.str_) for name in ("obsid", "led", "run", "purpose")}
     _, first = np.unique(text["obsid"], return_index=True)
-    noted = [*_unusual_settings(exposures, first, text), *_unusual_times(exposures, first, text)]
+    readings = _unusual_readings(exposures, first, text)
+    noted = [
+        *_unusual_settings(exposures, first, text),
+        *((row, note) for row, (note, _) in readings.items()),
+        *_unusual_times(exposures, first, text),
+    ]
     files = dict(groups(text["obsid"])) if noted else {}
     for row, note in noted:
         for file in files[(str(text["obsid"][row]),)]:
             notes.setdefault(int(file), []).append(note)
+    for row, (_, is_used) in readings.items():
+        if not is_used:
+            exposures["photodiode"][files[(str(text["obsid"][row]),)]] = np.nan
     if notes:
         column = exposures["note"].astype(object)
         for row, added in notes.items():
@@ -280,7 +292,7 @@ def note_unusual(exposures: Table) -> None:
 
 def _unusual_settings(exposures: Table, first: IntArray, text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:
     lit = first[(text["led"][first] != "") & np.isin(text["purpose"][first], ("scan", "pointing"))]
-    columns = {name: np.asarray(exposures[name], dtype=float) for name in ("exposure_s", "current_a", "photodiode")}
+    columns = {name: np.asarray(exposures[name], dtype=float) for name in ("exposure_s", "current_a")}
     for (run, led, _), members in groups(text["run"][lit], text["led"][lit], text["purpose"][lit]):
         rows = lit[members]
         if len(rows) < _FEWEST:
@@ -295,16 +307,59 @@ def _unusual_settings(exposures: Table, first: IntArray, text: dict[str, NDArray
                         int(row),
                         f"{card} is {columns[name][row]:g}, but {usual:g} in the other exposures of run {run} with LED {led}",
                     )
-        settings = np.array([f"{columns['exposure_s'][row]:.6g} {columns['current_a'][row]:.6g}" for row in rows], dtype=np.str_)
-        for _, part in groups(settings):
-            same = rows[part]
-            readings = columns["photodiode"][same]
-            if np.isfinite(readings).sum() < _FEWEST:
-                continue
-            usual = float(np.nanmedian(readings))
-            for row in same[(readings > _PHOTODIODE_FACTOR * usual) | (readings < usual / _PHOTODIODE_FACTOR)]:
-                reading = columns["photodiode"][row]
-                yield int(row), f"CCOBADC is {reading:g}, but {usual:g} in exposures of run {run} with the same settings"
+
+
+def _unusual_readings(exposures: Table, first: IntArray, text: dict[str, NDArray[np.str_]]) -> dict[int, tuple[str, bool]]:
+    """Return what is wrong with photodiode readings, by row, and whether they are used."""
+    lit = first[(text["led"][first] != "") & np.isin(text["purpose"][first], ("scan", "pointing"))]
+    readings, exposure_s, current_a = (
+        np.asarray(exposures[name], dtype=float) for name in ("photodiode", "exposure_s", "current_a")
+    )
+    settings = np.array([f"{current_a[row]:.6g} {exposure_s[row]:.6g}" for row in lit], dtype=np.str_)
+    found: dict[int, tuple[str, bool]] = {}
+    for (run, _, _, _), members in groups(text["run"][lit], text["led"][lit], text["purpose"][lit], settings):
+        same = lit[members][np.isfinite(readings[lit[members]])]
+        if len(same) < _FEWEST:
+            continue
+        usual = float(np.median(readings[same]))
+        deviation = np.abs(readings[same] / usual - 1.0)
+        limit = max(_USUAL_CHANGE, _USUAL_SIGMAS * 1.4826 * float(np.median(deviation)))
+        for row in same[deviation > limit].tolist():
+            is_used = 1 / _PHOTODIODE_FACTOR <= readings[row] / usual <= _PHOTODIODE_FACTOR
+            found[row] = (
+                f"CCOBADC is {readings[row]:g}, but {usual:g} in exposures of run {run} with the same settings"
+                + ("" if is_used else ": the reading is not used"),
+                is_used,
+            )
+    return _repeated_readings(readings, _in_time_order(exposures, lit), text["led"]) | found
+
+
+def _repeated_readings(readings: FloatArray, ordered: IntArray, led: NDArray[np.str_]) -> dict[int, tuple[str, bool]]:
+    """Return the readings that are those of the exposure before, of any LED, or the largest of many of an LED.
+
+    They are used: they differ from the light by no more than its changes.
+
+    Parameters
+    ----------
+    ordered
+        Rows with light in the order of time, of all LEDs.
+    led
+        LED of each row.
+    """
+    found: dict[int, tuple[str, bool]] = {}
+    for name in np.unique(led[ordered]):
+        rows = ordered[led[ordered] == name]
+        largest = rows[saturated_readings(readings[rows])].tolist()
+        found |= {row: (f"CCOBADC is {readings[row]:g} in {len(largest)} exposures, none is larger", True) for row in largest}
+    for row in ordered[repeated_readings(readings[ordered])].tolist():
+        found.setdefault(row, (f"CCOBADC {readings[row]:g} repeats that of the exposure before", True))
+    return found
+
+
+def _in_time_order(exposures: Table, rows: IntArray) -> IntArray:
+    """Return rows in the order of time; by the names of the exposures if one has no time."""
+    mjd, obsid = np.asarray(exposures["mjd"], dtype=float)[rows], np.asarray(exposures["obsid"], dtype=np.str_)[rows]
+    return rows[np.lexsort((obsid, mjd) if np.isfinite(mjd).all() else (obsid,))]
 
 
 def _unusual_times(exposures: Table, first: IntArray, text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:

@@ -280,6 +280,8 @@ def _ccob_entries(cards: Cards, path: Path, folder: CcobFolder | None, named: Fi
                 folder=other,
             )
     photodiode, current_a = cards.number("CCOBADC", unit="V"), cards.number("CCOBCURR", unit="A")
+    if photodiode <= 0:
+        cards.problems["CCOBADC"] = f"card CCOBADC is not positive ({photodiode:g})"
     entries: dict[str, Any] = {
         "led": led,
         "current_a": named.current_a if math.isnan(current_a) and named.current_a is not None else current_a,

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import linalg
 
 from permil.arrays import BoolArray, FloatArray, IntArray
+from permil.exposures.photodiode import repeated_readings, saturated_readings
 
 READING_LIMIT = 5.0
 """Standard deviations of a reading from the prediction of all others, beyond which it is not used."""
@@ -201,10 +202,11 @@ def _precision(covariance: FloatArray, fixed: FloatArray) -> FloatArray:
 
 
 def stuck_readings(log_photodiode: FloatArray, time: FloatArray) -> BoolArray:
-    """Return which readings repeat one value, exposure after exposure, while others of the campaign vary."""
+    """Return which readings repeat one value, exposure after exposure, while others of the campaign vary, or are saturated."""
     order = np.argsort(time, kind="stable")
+    stuck = saturated_readings(log_photodiode)
+    stuck[order] |= repeated_readings(log_photodiode[order])
     order = order[np.isfinite(log_photodiode[order])]
-    stuck = np.zeros(len(time), dtype=bool)
     if len(order) < _STUCK:
         return stuck
     values = log_photodiode[order]

@@ -1,0 +1,55 @@
+"""Photodiode readings that are no measurements of their own: repeated from the exposure before, or saturated."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from permil.arrays import BoolArray, FloatArray
+
+# Readings of a fine converter hardly ever repeat; this share of repetitions is that of a coarse one.
+_COARSE_SHARE = 0.05
+# Fewer different readings do not show how fine the converter is.
+_FEWEST = 5
+# Number of readings with the largest value from which the photodiode is saturated.
+_SATURATED = 6
+
+
+def repeated_readings(readings: FloatArray) -> BoolArray:
+    """Return which readings are exactly that of the exposure before; none where a coarse converter repeats values.
+
+    Parameters
+    ----------
+    readings : ndarray, shape (n,)
+        In the order of time; NaN without a reading.
+    """
+    known = np.flatnonzero(np.isfinite(readings))
+    is_same = np.diff(readings[known], prepend=np.nan) == 0
+    changed = readings[known[~is_same]]
+    repeated = np.zeros(len(readings), dtype=bool)
+    # Where most readings repeat, one was taken for several exposures.
+    if (
+        len(changed) >= _FEWEST
+        and 2 * np.count_nonzero(is_same) < len(known)
+        and not _is_coarse(changed[changed < changed.max()])
+    ):
+        repeated[known[is_same]] = True
+    return repeated
+
+
+def saturated_readings(readings: FloatArray) -> BoolArray:
+    """Return which readings have the largest value, where many do and others hardly repeat.
+
+    Parameters
+    ----------
+    readings : ndarray, shape (n,)
+        Of one LED; NaN without a reading.
+    """
+    known = readings[np.isfinite(readings)]
+    largest = readings == known.max(initial=-np.inf)
+    others = known[known < known.max(initial=-np.inf)]
+    is_saturated = np.count_nonzero(largest) >= _SATURATED and len(others) >= _FEWEST and not _is_coarse(others)
+    return largest & is_saturated
+
+
+def _is_coarse(readings: FloatArray) -> bool:
+    return len(np.unique(readings)) < (1.0 - _COARSE_SHARE) * len(readings)

@@ -6,10 +6,10 @@ so that a program can use them without parsing text.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from os import PathLike
+from collections.abc import Iterable
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
 
 
 class PermilError(Exception):
@@ -121,3 +121,41 @@ class GridError(PermilError):
 
 class SpotError(PermilError):
     """Spot measurements cannot be calibrated or mapped."""
+
+
+def path_of(path: Any, what: str) -> Path:
+    """Return a path that a user gave as text or as a path.
+
+    Parameters
+    ----------
+    what
+        What it is the path of, for the message.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    if not isinstance(path, str | PathLike) or not isinstance(fspath(path), str):
+        raise InputError(
+            f"the path of {what} is {repr(path)[:60]} of type {type(path).__name__}",
+            remedy="give it as text or as a pathlib.Path",
+            value=path,
+        )
+    return Path(path)
+
+
+def texts_of(texts: Any, what: str) -> list[str]:
+    """Return texts that a user gave as a sequence.
+
+    Raises
+    ------
+    InputError
+        If it is something else, also a single text.
+    """
+    found = [texts] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in found):
+        raise InputError(
+            f"{what} are {repr(texts)[:60]} of type {type(texts).__name__}", remedy="give a list of texts", value=texts
+        )
+    return [str(text) for text in found]

@@ -18,7 +18,7 @@ from permil.config import Config, load_config
 from permil.config.load import RECORD, read_record
 from permil.context import index_of
 from permil.engine import prepare_workers
-from permil.errors import InputError
+from permil.errors import InputError, path_of, texts_of
 from permil.exposures import POINTING, SCAN
 from permil.flat.flat import Flat
 from permil.isr import Calibration
@@ -202,7 +202,7 @@ class RunResults:
 
     def _spelt(self, led: str) -> str:
         """Return the name of an LED as the run spells it."""
-        return {name.lower(): name for name in self.config.exposures.leds}.get(str(led).lower(), led)
+        return {name.lower(): name for name in self.config.exposures.leds}.get(str(led).lower(), str(led))
 
     def _leds_with_flats(self) -> list[str]:
         return sorted({path.parent.name for path in (self.folder.root / "flat").glob("*/R*.fits")})
@@ -272,12 +272,13 @@ def run(
     from permil.pipeline import run_pipeline
     from permil.stages import STAGES
 
-    loaded = load_config(config, list(overrides))
-    unknown = [name for name in stages or () if name not in STAGES]
+    loaded = load_config(config, overrides)
+    chosen = None if stages is None else tuple(texts_of(stages, "stages"))
+    unknown = [name for name in chosen or () if name not in STAGES]
     if unknown:
         raise InputError(f"there is no stage {unknown[0]}", remedy=f"stages are {', '.join(STAGES)}", value=unknown[0])
     prepare_workers(loaded.pipeline)
-    run_pipeline(loaded, stages=None if stages is None else tuple(stages))
+    run_pipeline(loaded, stages=chosen)
     return RunResults(loaded)
 
 
@@ -305,7 +306,7 @@ def open_run(folder: str | Path) -> RunResults:
     >>> permil.open_run("out").flat("red", "R22_S11").shape
     (500, 512)
     """
-    folder = Path(folder)
+    folder = path_of(folder, "a run")
     if not (folder / RECORD).is_file():
         raise InputError(
             f"this is not the folder of a run: {RECORD} is missing",

@@ -25,7 +25,7 @@ from permil.config.flat import ReferenceConfig
 from permil.config.isr import IsrConfig
 from permil.context import Run
 from permil.engine import Task, Work
-from permil.errors import BeamError, ConfigError, InputError, PermilError, PhotodiodeError
+from permil.errors import BeamError, ConfigError, InputError, PermilError, PhotodiodeError, path_of
 from permil.exposures import SCAN, Checksums, RawFile, require_one_kind, summarise_files
 from permil.exposures.segment_rows import read_rows
 from permil.isr.box import BoxSignal, box_in_segment, measure_box
@@ -451,6 +451,7 @@ def load_beam(path: str | Path, *, led: str = "") -> BeamModel:
     >>> round(float(permil.load_beam("out/beam/red.fits")(0.0, 0.0)), 1)
     1.0
     """
+    path = path_of(path, "a beam model")
     model = model_from_hdus(path)
     found = card_of(fits.getheader(path, 0), "LED") if led else None
     if found is not None and str(found).lower() != led.lower():

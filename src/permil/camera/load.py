@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from permil.camera.model import Amplifier, Camera, Detector, Led, ReferenceBox
-from permil.errors import CameraError
+from permil.errors import CameraError, path_of
 from permil.yaml_file import YamlModel, merged, read_yaml
 
 Positive = Annotated[float, Field(gt=0)]
@@ -197,7 +197,7 @@ def load_camera(name_or_path: str | Path) -> Camera:
     >>> permil.load_camera("lsstcam")[94].name
     'R22_S11'
     """
-    return _load_own(str(name_or_path)) if str(name_or_path) in camera_names() else _load(name_or_path)
+    return _load_own(str(name_or_path)) if str(name_or_path) in camera_names() else _load(path_of(name_or_path, "a camera"))
 
 
 def _load(name_or_path: str | Path) -> Camera:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from permil.config.base import FOLDER, Section
 from permil.config.model import Config
 from permil.config.names import with_names
-from permil.errors import ConfigError
+from permil.errors import ConfigError, path_of, texts_of
 from permil.yaml_file import parse_yaml, read_yaml
 
 RECORD = "run.yaml"
@@ -55,14 +55,14 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequ
     >>> permil.load_config({"camera": "lsstcam-bin8", "flat": {"leds": ["red"]}}, ["seed=3"]).seed
     3
     """
-    path = Path(source) if isinstance(source, str | Path) else None
+    path = None if isinstance(source, Config | Mapping) else path_of(source, "the configuration")
     if path is not None:
         content = read_yaml(path)
     elif isinstance(source, Config):
         content = source.model_dump(exclude_unset=True)
     else:
         content = copy.deepcopy(dict(source))  # type: ignore[arg-type]
-    _apply_overrides(content, overrides or [])
+    _apply_overrides(content, [] if overrides is None else texts_of(overrides, "overrides of the configuration"))
     try:
         config = Config.model_validate(content, context={FOLDER: Path.cwd() if path is None else path.resolve().parent})
         own = {"simulate": config.simulate.camera, "simulate_spots": config.simulate_spots.camera}

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from permil.arrays import BoolArray, Float32Array, Int32Array, mask_of, plain_array, plain_image, unit_of
 from permil.beam import BeamModel
 from permil.camera import Detector, load_camera
-from permil.errors import FlatError, InputError
+from permil.errors import FlatError, InputError, path_of
 from permil.flat.apply import apply_flat, apply_to_file, light_of, read_flats
 from permil.flat.difference import FlatDifference, check_super_pixel, difference_of_products, geometry_of
 from permil.flat.divide import divide_by_beam, lit_by_beam
@@ -155,7 +155,7 @@ class Flat:
         >>> permil.Flat.read("out/flat/red/R22_S11.fits").led
         'red'
         """
-        (product,), sensor, named = read_flats([Path(path)], detector=detector, camera=camera)
+        (product,), sensor, named = read_flats([path_of(path, "a flat")], detector=detector, camera=camera)
         place = geometry_of(sensor, product, Path(path), camera=named) if camera else None
         return cls.of(product, sensor=sensor, detector=place, path=Path(path))
 
@@ -171,7 +171,7 @@ class Flat:
         header = kept_cards(product.header)
         header[KIND_CARD] = ("flat", "what this is")
         write_image(
-            path,
+            path_of(path, "a flat"),
             product.image,
             product.mask,
             product.variance,

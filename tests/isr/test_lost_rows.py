@@ -168,6 +168,23 @@ def test_light_is_compared_in_pixels_that_all_exposures_hold(detector, bin8, cal
         assert len(stacked.damaged) == 8
 
 
+@pytest.mark.parametrize("coding", ["plain", "rice"])
+@pytest.mark.parametrize("value", [0, 25000])
+def test_an_exposure_of_one_value_is_left_out_alone(detector, bin8, calibration, make_raw, tmp_path, coding, value):
+    """Its rows are all lost: they must not be masked in the other exposures of the position."""
+    every = list(exposures(detector, make_raw, number=4, hits=0))
+    for pixels in every[2].values():
+        pixels[:] = value
+    every[2]["C11"][3, 40:] += 1
+    paths = [write(tmp_path / f"{i}.fits", detector, each, coding=coding) for i, each in enumerate(every)]
+    stacked = stack_group(paths, [1.0] * 4, bin8, calibration)
+    assert [entry.path for entry in stacked.left_out] == [paths[2]]
+    assert "none of its pixels can be used" in stacked.left_out[0].reason
+    alone = stack_group([path for path in paths if path != paths[2]], [1.0] * 3, bin8, calibration)
+    np.testing.assert_array_equal(stacked.image, alone.image)
+    assert np.isfinite(stacked.image).mean() > 0.9
+
+
 def test_rows_that_no_exposure_holds_have_no_data(detector, bin8, calibration, make_raw, tmp_path):
     every = list(exposures(detector, make_raw, number=3, hits=0))
     for each in every:

@@ -161,9 +161,10 @@ class OpenFiles:
             return probed
 
         self.files = probe_all(found)
-        if any(rows.size for file in self.files for rows in file.lost):
-            # The light of exposures is compared in pixels that all of them have.
-            calibration = _without_lost(self.calibration, self.files)
+        usable = [file for file in self.files if file.is_usable]
+        if any(rows.size for file in usable for rows in file.lost):
+            # The light of exposures is compared in pixels that all of them have, but for exposures without any.
+            calibration = _without_lost(self.calibration, usable)
             self.files = probe_all([file.raw_file for file in self.files])
 
     def stack(

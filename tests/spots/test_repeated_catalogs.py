@@ -433,3 +433,28 @@ def _fewer_rows(path):
         fits.HDUList([hdus[0].copy(), fits.BinTableHDU(Table(hdus["SPOTS"].data)[:-1], name="SPOTS")]).writeto(
             path, overwrite=True
         )
+
+
+@pytest.mark.parametrize("which", [0, 2])
+@pytest.mark.parametrize(
+    "turned",
+    [
+        lambda x, y: (4095 - x, 4095 - y), lambda x, y: (4095 - x, y), lambda x, y: (x, 4095 - y), lambda x, y: (y, 4095 - x),
+        lambda x, y: (y, x)],
+    ids=["by 180 degrees", "mirrored in x", "mirrored in y", "by 90 degrees", "transposed"],
+)  # fmt: skip
+def test_an_exposure_that_is_rotated_is_refused(catalogs, which, turned):
+    x, y = turned(catalogs[which].x, catalogs[which].y)
+    others = [replace(catalog, x=x, y=y) if number == which else catalog for number, catalog in enumerate(catalogs)]
+    with pytest.raises(SpotError, match=f"the grid of {catalogs[which].exposure} is rotated or mirrored"):
+        gather(others, columns=OPTIONS.columns, rows=OPTIONS.rows)
+
+
+def test_a_slight_rotation_is_no_fault(catalogs):
+    angle = np.deg2rad(3.0)
+    x, y = (
+        catalogs[1].x * np.cos(angle) - catalogs[1].y * np.sin(angle),
+        catalogs[1].x * np.sin(angle) + catalogs[1].y * np.cos(angle),
+    )
+    found = gather([catalogs[0], replace(catalogs[1], x=x, y=y), *catalogs[2:]], columns=OPTIONS.columns, rows=OPTIONS.rows)
+    assert found.exposures == COUNT

@@ -25,6 +25,8 @@ from permil.spots.catalog import QUANTITIES, SpotCatalog, exposure_key
 _CLEARLY = 1.3
 _LEAST_OVERLAP = 0.5
 _LEAST_SPOTS = 9
+# Cosine between the steps of two grids from which they have one direction.
+_SAME_DIRECTION = 0.7
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,23 @@ class Measurements(MaskIdentity):
         return np.stack([self.quantities["x"], self.quantities["y"]], axis=1)
 
 
+def _turned(catalogs: Sequence[SpotCatalog]) -> list[int]:
+    """Return the numbers of labelled catalogs whose grid has another direction on the detector than that of most."""
+    known, steps = [], []
+    for number, catalog in enumerate(catalogs):
+        design = np.column_stack([np.ones(len(catalog)), catalog.grid_i, catalog.grid_j]).astype(np.float64)
+        placed = np.isfinite(catalog.x) & np.isfinite(catalog.y)
+        found, _, rank, _ = np.linalg.lstsq(design[placed], np.column_stack([catalog.x, catalog.y])[placed], rcond=None)
+        length = float(np.linalg.norm(found[1:]))
+        if rank == design.shape[1] and length > 0:
+            known.append(number)
+            steps.append(found[1:].ravel() / length)
+    if not known:
+        return []
+    agrees = np.array(steps) @ np.array(steps).T > _SAME_DIRECTION
+    return [number for number, same in zip(known, agrees[int(agrees.sum(axis=1).argmax())], strict=True) if not same]
+
+
 def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measurements:
     """Combine labelled catalogs of one mask.
 
@@ -221,7 +240,8 @@ def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measu
     ------
     SpotError
         If there are no catalogs, one repeats another, they differ in detector, sensor, band, aperture or flux unit, a label lies outside
-        the mask or is duplicated within an exposure, or no measurement is good (saturated spots, for example).
+        the mask or is duplicated within an exposure, the grid of one is rotated or mirrored against the others, or no measurement is good
+        (saturated spots, for example).
     """
     if not catalogs:
         raise SpotError("there is no catalog with a grid of spots", remedy="give at least one")
@@ -248,6 +268,12 @@ def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measu
             value=sorted(apertures),
         )
     labelled = [catalog.select(catalog.labelled) for catalog in catalogs]
+    if turned := _turned(labelled):
+        raise SpotError(
+            f"the grid of {catalogs[turned[0]].exposure} is rotated or mirrored on the detector against that of the other exposures",
+            remedy="give positions in the frame of the detector for all exposures, or leave this one out",
+            value=[catalogs[number].exposure for number in turned],
+        )
     good = np.concatenate([entry.good for entry in labelled])
     if not good.any():
         raise SpotError(

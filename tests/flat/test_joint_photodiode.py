@@ -15,6 +15,7 @@ from permil.flat.joint.photodiode import (
     constants,
     deviations_from_others,
     drift_correlation,
+    follows_exposure_before,
     left_out_deviations,
     stuck_readings,
 )
@@ -236,6 +237,22 @@ def test_few_repeated_and_saturated_readings_are_stuck():
     largest = np.sort(reading)[-8]
     np.testing.assert_array_equal(stuck_readings(np.minimum(reading, largest), time), reading >= largest)
     np.testing.assert_array_equal(stuck_readings(np.round(reading, 3), time), False)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_readings_that_follow_the_exposure_before(seed):
+    rng = np.random.default_rng(seed)
+    time, light = rng.permutation(60).astype(float), 1e-3 * rng.standard_normal(60)
+    in_order = np.argsort(time)
+    noise = 1e-4 * rng.standard_normal(60) + 5e-3 * time / 60
+    stale = np.empty(60)
+    stale[in_order] = light[np.append(in_order[0], in_order[:-1])]
+    assert follows_exposure_before(stale + noise, light, time)
+    assert not follows_exposure_before(light + noise, light, time)
+    # A lamp that is steadier than the readings, readings that are missing, and few exposures say nothing.
+    assert not follows_exposure_before(stale + 100 * noise, light, time)
+    assert not follows_exposure_before(np.where(time % 2 == 0, np.nan, stale), light, time)
+    assert not follows_exposure_before(stale[in_order[:15]], light[in_order[:15]], time[in_order[:15]])
 
 
 def test_a_regressor_takes_its_part():

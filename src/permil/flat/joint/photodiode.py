@@ -20,6 +20,9 @@ READING_LIMIT = 5.0
 REPORT_LIMIT = 3.5
 """Standard errors beyond which a drift or a step is reported: nearly all that are of five are, and few that are none."""
 
+_FEWEST_DIFFERENCES, _CLEARLY = 20, 0.5
+"""Fewest exposures in a row, and the ratio of scatters, from which readings follow the exposure before."""
+
 _STUCK = 6
 """Exposures in a row with one value, from which the photodiode is stuck."""
 
@@ -219,6 +222,24 @@ def stuck_readings(log_photodiode: FloatArray, time: FloatArray) -> BoolArray:
         if length >= _STUCK:
             stuck[order[start : start + length]] = True
     return stuck
+
+
+def follows_exposure_before(log_photodiode: FloatArray, log_scales: FloatArray, time: FloatArray) -> bool:
+    """Return whether readings follow the light of the exposure before instead of their own.
+
+    Parameters
+    ----------
+    log_photodiode, log_scales, time : ndarray, shape (n,)
+        Logarithms of readings (NaN without one) and of the light that the signals know, and times.
+    """
+    order = np.argsort(time, kind="stable")
+    readings, light = log_photodiode[order], log_scales[order]
+    # Differences are free of drift.
+    own, before = np.diff(readings - light)[1:], np.diff(readings[1:] - light[:-1])
+    known = np.isfinite(own) & np.isfinite(before)
+    if known.sum() < _FEWEST_DIFFERENCES:
+        return False
+    return bool(np.median(np.abs(before[known])) < _CLEARLY * np.median(np.abs(own[known])))
 
 
 def deviations_from_others(covariance: FloatArray, fixed: FloatArray, deviation: FloatArray, used: BoolArray) -> FloatArray:

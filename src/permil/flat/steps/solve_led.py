@@ -43,6 +43,7 @@ from permil.flat.joint.budget import Halves, Part, compare_halves, divisions, er
 from permil.flat.joint.file import DetectorErrors, detector_errors, joint_hdus, planes_hdu
 from permil.flat.joint.gain_steps import board_results, solved_steps
 from permil.flat.joint.gains import BLIND_RMS, BoardReadings, Coefficient, board_terms
+from permil.flat.joint.photodiode import follows_exposure_before
 from permil.flat.measured_linearity import losses_hdu
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
@@ -490,8 +491,15 @@ class _Solved:
         )
 
     def _of_photodiode(self) -> Iterator[str]:
-        """Yield messages about the photodiode: a linear drift, steps."""
-        time = self.solution.model.exposures.time
+        """Yield messages about the photodiode: readings of the exposure before, a linear drift, steps."""
+        exposures = self.solution.model.exposures
+        time = exposures.time
+        light = np.where(self.solution.left_out, np.nan, self.solution.log_scales)
+        if follows_exposure_before(exposures.log_photodiode, light, time):
+            yield (
+                "the photodiode readings follow the light of the exposure before, not their own; check CCOBADC in the headers, "
+                "or set isr.photodiode: none"
+            )
         for effect in self.solution.prior.photodiode.found:
             size = f"{1e3 * effect.size:.3g} +- {1e3 * effect.size_err:.1g} per mil"
             if np.isnan(effect.time):

@@ -11,6 +11,11 @@ import pytest
 import permil
 from permil.errors import InputError, PermilError
 
+
+def _kind_of(value):
+    return type(value).__name__
+
+
 FUNCTIONS = {
     "run": permil.run,
     "load_config": permil.load_config,
@@ -23,7 +28,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-@pytest.mark.parametrize("path", [None, 5, 2.5, b"out", ["out"], io.BytesIO(b"out"), np.int64(3)], ids=repr)
+@pytest.mark.parametrize("path", [None, 5, 2.5, b"out", ["out"], io.BytesIO(b"out"), np.int64(3)], ids=_kind_of)
 def test_what_is_no_path_is_refused(function, path):
     with pytest.raises(InputError, match=rf"the path of .* of type {type(path).__name__}; give it as text or as a pathlib.Path"):
         function(path)
@@ -38,7 +43,7 @@ def test_paths_of_any_kind_are_understood(name, kind, tmp_path):
     assert permil.Flat.read(kind(tmp_path / "flat.fits")).shape == (4, 4)
 
 
-@pytest.mark.parametrize("texts", ["seed=3", [3], 3, [None], {"seed": 3}.values(), [b"seed=3"]], ids=repr)
+@pytest.mark.parametrize("texts", ["seed=3", [3], 3, [None], {"seed": 3}.values(), [b"seed=3"]], ids=_kind_of)
 def test_what_is_no_list_of_texts_is_refused(texts):
     with pytest.raises(InputError, match=r"overrides of the configuration are .*; give a list of texts"):
         permil.load_config({}, texts)
@@ -47,7 +52,7 @@ def test_what_is_no_list_of_texts_is_refused(texts):
 
 
 @pytest.mark.parametrize(
-    "texts", [["seed=3"], ("seed=3",), np.array(["seed=3"]), {"seed=3"}, (text for text in ["seed=3"])], ids=repr
+    "texts", [["seed=3"], ("seed=3",), np.array(["seed=3"]), {"seed=3"}, (text for text in ["seed=3"])], ids=_kind_of
 )
 def test_lists_of_any_kind_are_understood(texts):
     assert permil.load_config({}, texts).seed == 3

@@ -197,7 +197,11 @@ def load_camera(name_or_path: str | Path) -> Camera:
     >>> permil.load_camera("lsstcam")[94].name
     'R22_S11'
     """
-    return _load_own(str(name_or_path)) if str(name_or_path) in camera_names() else _load(path_of(name_or_path, "a camera"))
+    if str(name_or_path) in camera_names():
+        return _load_own(str(name_or_path))
+    # As it was given: ./lsstcam is a file, and not the camera of this name.
+    path_of(name_or_path, "a camera")
+    return _load(name_or_path)
 
 
 def _load(name_or_path: str | Path) -> Camera:

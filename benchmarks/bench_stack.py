@@ -64,7 +64,7 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
     from permil.flat.joint.light import ExposureLight, JointLight
     from permil.flat.pointings import LitExposure, Pointing
     from permil.flat.shared_errors import KnownErrors, shared_places
-    from permil.flat.steps.joint_flat import TOGETHER
+    from permil.flat.steps.joint_flat import OPEN_TOGETHER
     from permil.isr.inputs import load_calibration
     from permil.isr.open_exposure import OpenExposure, RowSample
 
@@ -82,7 +82,7 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
     sampled = RowSample.of(calibration, sampling_step(detector.shape))
 
     def batches() -> Iterator[list[LitExposure]]:
-        for first in range(0, len(paths), TOGETHER):
+        for first in range(0, len(paths), OPEN_TOGETHER):
             with ExitStack() as opened:
                 yield [
                     LitExposure(
@@ -94,7 +94,7 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
                         reference=reference,
                         threshold=5.0,
                     )
-                    for path in paths[first : first + TOGETHER]
+                    for path in paths[first : first + OPEN_TOGETHER]
                 ]
 
     seconds: list[float] = []

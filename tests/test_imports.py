@@ -85,3 +85,13 @@ def test_what_the_architecture_names_exists() -> None:
             found = getattr(found, attribute, None)
     for file in re.findall(r"`((?:\w+/)+\w+\.(?:py|yaml|md))`", ARCHITECTURE):
         assert any((folder / file).is_file() for folder in (ROOT, SOURCE)), file
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_benchmarks_import_exists(path: Path) -> None:
+    """Benchmarks import much of it in functions, and are run rarely."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "permil":
+            module = import_module(str(node.module))
+            for alias in node.names:
+                assert hasattr(module, alias.name) or f"{node.module}.{alias.name}" in MODULES, f"{node.module}.{alias.name}"

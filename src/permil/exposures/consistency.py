@@ -22,7 +22,7 @@ from permil.arrays import FloatArray, IntArray
 from permil.camera import Camera
 from permil.camera.model import serial_key
 from permil.errors import ConfigError, InputError
-from permil.exposures.exposure import Exposure
+from permil.exposures.exposure import Exposure, time_order
 from permil.exposures.file_names import parse_obsid
 from permil.exposures.hdu import fits_stream
 from permil.exposures.photodiode import repeated_readings, saturated_readings
@@ -331,7 +331,7 @@ def _unusual_readings(exposures: Table, first: IntArray, text: dict[str, NDArray
                 + ("" if is_used else ": the reading is not used"),
                 is_used,
             )
-    return _repeated_readings(readings, _in_time_order(exposures, lit), text["led"]) | found
+    return _repeated_readings(readings, lit[time_order(exposures[lit])], text["led"]) | found
 
 
 def _repeated_readings(readings: FloatArray, ordered: IntArray, led: NDArray[np.str_]) -> dict[int, tuple[str, bool]]:
@@ -354,12 +354,6 @@ def _repeated_readings(readings: FloatArray, ordered: IntArray, led: NDArray[np.
     for row in ordered[repeated_readings(readings[ordered])].tolist():
         found.setdefault(row, (f"CCOBADC {readings[row]:g} repeats that of the exposure before", True))
     return found
-
-
-def _in_time_order(exposures: Table, rows: IntArray) -> IntArray:
-    """Return rows in the order of time; by the names of the exposures if one has no time."""
-    mjd, obsid = np.asarray(exposures["mjd"], dtype=float)[rows], np.asarray(exposures["obsid"], dtype=np.str_)[rows]
-    return rows[np.lexsort((obsid, mjd) if np.isfinite(mjd).all() else (obsid,))]
 
 
 def _unusual_times(exposures: Table, first: IntArray, text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Column, Table
 
+from permil.arrays import IntArray
 from permil.camera import Camera, Detector
 from permil.camera.model import SERIAL_PREFIX, detector_key, serial_key
 from permil.errors import InputError
@@ -479,12 +480,15 @@ def columns_to_table(columns: Mapping[str, Any]) -> Table:
     )
 
 
+def time_order(exposures: Table) -> IntArray:
+    """Return the order of rows of an index in time; by day and number of the exposures if one of them has no time."""
+    has_times = np.isfinite(np.asarray(exposures["mjd"], dtype=np.float64)).all()
+    return np.asarray(exposures.argsort([*(["mjd"] if has_times else []), "day_obs", "seqnum", "obsid"]), dtype=np.int64)
+
+
 def in_time_order(exposures: Table) -> Table:
-    """Return rows of an index in the order of time; by day and number of the exposures if one of them has no time."""
-    ordered = exposures.copy()
-    has_times = np.isfinite(np.asarray(ordered["mjd"], dtype=np.float64)).all()
-    ordered.sort([*(["mjd"] if has_times else []), "day_obs", "seqnum", "obsid"])
-    return ordered
+    """Return rows of an index in the order of `time_order`."""
+    return exposures[time_order(exposures)]
 
 
 _RAFT = re.compile(r"(C?RTM)[-_ ]?(\d{3})(.*ETU)?", re.IGNORECASE)

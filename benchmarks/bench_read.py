@@ -67,8 +67,8 @@ def _reading(path: Path, camera: Camera, detector: Detector) -> None:
             )
             for name, spent in seconds.items()
         ],
-        remark=f"The stated machine is one on which astropy takes {YARDSTICK} s: {astropy.clock:.3f} s here, of which the processor "
-        f"worked {astropy.processor:.3f} s. Ratios are of processor seconds.",
+        remark=f"The stated machine is one on which astropy takes {YARDSTICK} s; here it takes {astropy.clock:.3f} s, and "
+        f"{astropy.processor:.3f} processor s. Ratios are of processor seconds.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Imports run one way, from the ground up, and never in a circle."""
+"""Imports run one way, from the ground up, and never in a circle; names of classes are unique, and lists of parameters short."""
 
 from __future__ import annotations
 
@@ -38,6 +38,12 @@ def _imported(module: str, *, for_annotations: bool = True) -> Iterator[str]:
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "permil")
 
 
+def _definitions(kind: type[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
+    """Yield the definitions of a kind in all modules, each with the name of its module."""
+    for module, path in MODULES.items():
+        yield from ((module, node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kind))
+
+
 def _package(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
@@ -71,6 +77,35 @@ def test_no_modules_import_each_other() -> None:
     for module, others in graph.items():
         graph[module] = {other for other in others if not module.startswith(f"{other}.")}
     TopologicalSorter(graph).prepare()
+
+
+def test_no_two_classes_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for module, node in _definitions(ast.ClassDef):
+        assert isinstance(node, ast.ClassDef)
+        places.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
+
+
+def test_a_function_takes_at_most_eight_parameters() -> None:
+    """Those that are keyword-only and have a default are not counted."""
+    long = []
+    for module, node in _definitions(ast.FunctionDef):
+        assert isinstance(node, ast.FunctionDef)
+        positional = [parameter.arg for parameter in (*node.args.posonlyargs, *node.args.args)]
+        required = [default for default in node.args.kw_defaults if default is None]
+        if len(positional[positional[:1] in (["self"], ["cls"]) :]) + len(required) > 8 and "_kernels" not in module:
+            long.append(f"{module}.{node.name}")
+    assert long == []
+
+
+def test_no_package_uses_private_names_of_another() -> None:
+    for module, node in _definitions(ast.ImportFrom):
+        assert isinstance(node, ast.ImportFrom)
+        origin = node.module or ""
+        if origin.split(".")[0] == "permil" and _package(origin) not in ("_kernels", _package(module)):
+            parts = [*origin.split(".")[2:], *(alias.name for alias in node.names)]
+            assert not any(re.match(r"_(?!_|kernels$)", part) for part in parts), f"{module} imports {origin}"
 
 
 def test_what_the_architecture_names_exists() -> None:

@@ -35,7 +35,7 @@ _OF_THE_MACHINE = {
 
 
 def _path(text: str | Path) -> Path:
-    """Return the path that an argument or its default means: shells leave the ~ of --out=~/x as it is."""
+    """Return the path of an argument or its default: shells do not expand the ~ of --out=~/x."""
     from permil.config.base import located
 
     try:
@@ -106,7 +106,7 @@ class _Command(_Examples, TyperCommand):
     """A command with examples."""
 
 
-class _Group(_Examples, TyperGroup):
+class _CommandGroup(_Examples, TyperGroup):
     """A group whose help lists commands by purpose (their `rich_help_panel`)."""
 
     def format_commands(self, _ctx: Any, formatter: Any) -> None:
@@ -125,7 +125,7 @@ class _Group(_Examples, TyperGroup):
                 formatter.write_dl(rows)
 
 
-class _StageGroup(_Group):
+class _StageGroup(_CommandGroup):
     """A command of a stage that also has subcommands: `permil flat CONFIG` beside `permil flat apply ...`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
@@ -150,7 +150,9 @@ class _StageGroup(_Group):
 class _App(typer.Typer):
     """An application or group of commands, in plain text and with examples."""
 
-    def __init__(self, help_text: str, *, group: type[TyperGroup] = _Group, examples: Sequence[str] = (), **options: Any) -> None:
+    def __init__(
+        self, help_text: str, *, group: type[TyperGroup] = _CommandGroup, examples: Sequence[str] = (), **options: Any
+    ) -> None:
         super().__init__(cls=group, help=help_text, epilog="\n".join(examples) or None, rich_markup_mode=None, **options)
 
     def has(
@@ -173,7 +175,7 @@ app = _App(
     "Composite flat fields at the per-mil level from a scanned-beam projector.",
     examples=(
         "permil demo                          simulate a small campaign, reduce it, compare with the truth",
-        "permil run config.yaml               reduce a campaign; again: what has changed",
+        "permil run config.yaml               reduce a campaign; repeat only what has changed",
         "permil show out/flat/red/R22_S11.fits",
         "permil config example                every key of a configuration",
     ),
@@ -181,12 +183,12 @@ app = _App(
     pretty_exceptions_enable=False,
 )
 beam_app = _App(
-    "The beam of a run (beam CONFIG), or of a table of nodes.",
+    "Fit the beam of a run (beam CONFIG), or of a table of nodes.",
     group=_StageGroup,
     examples=("permil beam config.yaml --led red", "permil beam fit nodes.ecsv --out beam.fits"),
 )
 flat_app = _App(
-    "The flats of a run (flat CONFIG), or what to do with a flat.",
+    "Make the flats of a run (flat CONFIG), or use a flat.",
     group=_StageGroup,
     examples=(
         "permil flat config.yaml",
@@ -196,28 +198,30 @@ flat_app = _App(
     ),
 )
 spots_app = _App(
-    "The artificial stars of a run (spots CONFIG), or of catalogs.",
+    "Calibrate the artificial stars of a run (spots CONFIG) or of catalogs.",
     group=_StageGroup,
     examples=("permil spots config.yaml", "permil spots grid catalog.fits --out grid.fits --columns 49 --rows 49"),
 )
 _STAGE_APPS = {"beam": beam_app, "flat": flat_app, "spots": spots_app}
 """Groups of the stages that have subcommands."""
 simulate_app = _App(
-    "Raw files with known truth: beam scan and pointings (simulate CONFIG), or stars.",
+    "Simulate raw files with known truth: beam scan and pointings (simulate CONFIG), or stars.",
     group=_StageGroup,
     examples=("permil simulate config.yaml simulate.seed=3 output=campaign",),
 )
 config_app = _App(
-    "Configurations: the example, and those of the old analysis.", examples=("permil config example > config.yaml",)
+    "Print an example configuration, or convert one of the old analysis.", examples=("permil config example > config.yaml",)
 )
 butler_app = _App(
-    "Butler repositories: raw files from them, products to them.",
+    "Read raw files from Butler repositories, and put products into them.",
     examples=(
         "permil butler index config.yaml",
         "permil butler put out --repo /repo/main --collection u/me/flats --begin 2021-12-01 --end 2022-02-01",
     ),
 )
-plan_app = _App("Before the data: what a list of pointings determines.", examples=("permil plan check plan.yaml",))
+plan_app = _App(
+    "Predict the errors that a list of pointings will give, and improve it.", examples=("permil plan check plan.yaml",)
+)
 
 
 def _run(config: Path, overrides: list[str] | None, scheduler: str | None, stages: tuple[str, ...] | None = None) -> None:
@@ -251,7 +255,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="print the version and end", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="print the version and exit", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Composite flat fields at the per-mil level from a scanned-beam projector."""
@@ -259,7 +263,7 @@ def _options(
 
 @app.has(purpose=_ALL, examples=("permil run config.yaml", "permil run config.yaml flat.leds=[red] pipeline.workers=4"))
 def run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
-    """Do everything that is not up to date: the stages from the index to the report, in their order."""
+    """Run all stages from the index to the report, and skip those that are up to date."""
     _run(config, overrides, scheduler)
 
 
@@ -282,7 +286,7 @@ def tasks(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a command line for each task, in groups of which each needs those before, or a submission to a batch system."""
+    """Print one command per task, grouped (run the groups in order), or a submission to a batch system."""
     from permil.config import load_config
     from permil.errors import ConfigError
     from permil.tasks import list_tasks, submission
@@ -373,7 +377,7 @@ def assemble(
     out: Out,
     camera: Annotated[str, typer.Option(help="camera of the file")] = "lsstcam",
     checksums: Annotated[
-        Literal["refuse", "warn", "off"], typer.Option(help="what becomes of data that do not have the sum that DATASUM states")
+        Literal["refuse", "warn", "off"], typer.Option(help="action if the data do not match DATASUM")
     ] = "refuse",
 ) -> None:
     """Trim, flip and mosaic a raw file to the detector frame, with no correction at all."""
@@ -443,6 +447,7 @@ def flat_apply(
 def flat_diff(
     first: Annotated[str, typer.Argument(metavar="A", help="flat: file, or URI of a dataset", parser=_path_or_uri)],
     second: Annotated[str, typer.Argument(metavar="B", help="flat of the same detector", parser=_path_or_uri)],
+    *,
     out: Annotated[Path | None, typer.Option("--out", help="write the ratio map here (FITS)", parser=_path)] = None,
     smooth: Annotated[
         Path | None,
@@ -464,7 +469,7 @@ def flat_diff(
 
 @simulate_app.has("run", hidden=True)
 def simulate_bench(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Make raw files of beam scan and pointings with known truth, as the section `simulate` says."""
+    """Simulate raw files of a beam scan and pointings with known truth (section `simulate`)."""
     from permil.config import load_config
     from permil.pipeline import simulate_run
 
@@ -473,7 +478,7 @@ def simulate_bench(config: ConfigPath, overrides: Overrides = None) -> None:
 
 @simulate_app.has("spots")
 def simulate_spots(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Make raw files of artificial stars with known truth, as the section `simulate_spots` says."""
+    """Simulate raw files of artificial stars with known truth (section `simulate_spots`)."""
     from permil.config import load_config
     from permil.pipeline import simulate_spots_run
 
@@ -489,7 +494,7 @@ def spots_grid(
     degree: Annotated[int, typer.Option(min=1, max=12, help="degree of the polynomial of the optical distortion")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Name the spots of a catalog by their place in the grid of the mask."""
+    """Identify the spots of a catalog with the holes of the mask."""
     from permil.spots.files import grid_file
 
     _print_result(grid_file(catalog, out, columns=columns, rows=rows, degree=degree), as_json=as_json)
@@ -518,12 +523,12 @@ def spots_calibrate(
 
 @plan_app.callback()
 def plan() -> None:
-    """Before the data: what a list of pointings determines, its acquisition files, and a better order."""
+    """Predict the errors that a list of pointings will give, write its acquisition files, and improve its order."""
 
 
 @plan_app.has("check")
 def plan_check(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what the planned pointings can and cannot determine of the flat."""
+    """Predict the errors of the flat that the planned pointings will give."""
     from permil.camera import load_camera
     from permil.config import load_config
     from permil.plan.stage import write_plan_check
@@ -624,7 +629,7 @@ def show(
     product: Annotated[Path, typer.Argument(metavar="PRODUCT", help="product, raw file, or folder of a run", parser=_path)],
     as_json: AsJson = False,
 ) -> None:
-    """Say what a file or folder is, which run it belongs to, and how good it is."""
+    """Describe a file or folder: its content, its run and its quality."""
     from permil.product_summary import describe_product, product_facts
 
     facts = product_facts(product)
@@ -643,12 +648,12 @@ def plot(
 
 @butler_app.callback()
 def butler() -> None:
-    """Butler repositories: raw files from them, products to them."""
+    """Read raw files from Butler repositories, and put products into them."""
 
 
 @butler_app.has("index")
 def butler_index(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say which raw files the query in `exposures.butler` finds, without reading them."""
+    """List the raw files that the query in `exposures.butler` finds, without reading them."""
     from permil.butler.raws import find_raws
     from permil.camera import load_camera
     from permil.config import load_config
@@ -676,7 +681,7 @@ def butler_put(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="replace different products that are valid on these dates")] = False,
 ) -> None:
-    """Put the flats and other products of a run into a repository and certify them; the same again changes nothing."""
+    """Put the flats and other products of a run into a repository and certify them; repeating it changes nothing."""
     from permil.butler.put import PutOptions, put_run
     from permil.errors import ConfigError
 
@@ -729,7 +734,7 @@ def trend(
 
 @contextlib.contextmanager
 def _files(places: Sequence[str], detector: str, camera: str) -> Iterator[tuple[list[Path], str, list[str]]]:
-    """Give files that the user names by path or by URI, their detector if it is known, and what the datasets are."""
+    """Give files that the user names by path or by URI, their detector if it is known, and descriptions of the datasets."""
     from permil.config.base import is_uri
 
     if not any(map(is_uri, places)):
@@ -744,7 +749,7 @@ def _files(places: Sequence[str], detector: str, camera: str) -> Iterator[tuple[
 
 
 def _of_datasets(done: Description, datasets: list[str]) -> Description:
-    """Return a result with the datasets that it is of."""
+    """Add the names of the datasets to a result."""
     from permil.products import Description
 
     if not datasets:

@@ -88,7 +88,7 @@ class Stage:
 _STAGES = (
     Stage(
         "index",
-        "List what was taken: one row per detector file.",
+        "List the exposures: one row per detector file.",
         examples=("permil index raw/6840D raw/6841D --out exposures.parquet",),
         module="permil.indexing",
     ),
@@ -120,7 +120,7 @@ _STAGES = (
     ),
     Stage(
         "colour",
-        "Compare the flats of all LEDs: ratios, vendors, what LEDs share.",
+        "Compare the flats of all LEDs: ratios, vendors, structure that LEDs share.",
         {"colour": ("detector",), "colour_tables": ()},
         examples=("permil colour config.yaml --detector R22_S11",),
     ),
@@ -136,7 +136,7 @@ _STAGES = (
         keys={"flat_out": "compare.flat_out={}"},
         examples=("permil compare config.yaml --no-flat-out",),
     ),
-    Stage("report", "Make the pages of a run."),
+    Stage("report", "Write the pages of the report of a run."),
 )
 
 STAGES = {stage.name: stage for stage in _STAGES}

@@ -299,7 +299,7 @@ _MEDIAN_VARIANCE = math.pi / 2
 
 
 @dataclass(frozen=True)
-class Outlier:
+class DeviatingResult:
     """A result that deviates: the result, the median of the other runs with its error, deviation over its error, and p-value."""
 
     result: Result
@@ -309,7 +309,7 @@ class Outlier:
     p_value: float
 
 
-def find_outliers(results: Sequence[Result], *, false_discoveries: float = FALSE_DISCOVERIES) -> list[Outlier]:
+def find_outliers(results: Sequence[Result], *, false_discoveries: float = FALSE_DISCOVERIES) -> list[DeviatingResult]:
     """Return the results that deviate from the median of the same result in the other runs, the most significant first.
 
     The pull of a result is its deviation from that median over the errors of both. Where the pulls of a metric, over all detectors,
@@ -329,7 +329,7 @@ def find_outliers(results: Sequence[Result], *, false_discoveries: float = FALSE
     for entry in results:
         if math.isfinite(entry.value):
             series.setdefault(entry.series, []).append(entry)
-    metrics: dict[str, list[Outlier]] = {}
+    metrics: dict[str, list[DeviatingResult]] = {}
     for (metric, *_), entries in series.items():
         if len({entry.run for entry in entries}) >= FEWEST_RUNS:
             metrics.setdefault(metric, []).extend(_pulls(entries))
@@ -340,7 +340,7 @@ def find_outliers(results: Sequence[Result], *, false_discoveries: float = FALSE
     return tested[: below[-1] + 1] if below.size else []
 
 
-def _pulls(entries: Sequence[Result]) -> list[Outlier]:
+def _pulls(entries: Sequence[Result]) -> list[DeviatingResult]:
     """Return each result of a series against the median of the others, with its pull."""
     values, errors = np.array([entry.value for entry in entries]), np.array([entry.error for entry in entries])
     known = np.isfinite(errors) & (errors > 0)
@@ -357,11 +357,11 @@ def _pulls(entries: Sequence[Result]) -> list[Outlier]:
         if total > 0:
             pull = (entry.value - middle) / total
             degrees = math.inf if known.all() else max(_EFFICIENCY * (others.size - 1), 1.0)
-            found.append(Outlier(entry, middle, error, pull, _chance(pull, degrees)))
+            found.append(DeviatingResult(entry, middle, error, pull, _chance(pull, degrees)))
     return found
 
 
-def _with_scatter(entries: Sequence[Outlier]) -> list[Outlier]:
+def _with_scatter(entries: Sequence[DeviatingResult]) -> list[DeviatingResult]:
     """Return pulls of a metric and their p-values, allowing for a scatter of runs beyond their errors."""
     pulls: FloatArray = np.array([entry.pull for entry in entries])
     if not pulls.size:
@@ -373,7 +373,9 @@ def _with_scatter(entries: Sequence[Outlier]) -> list[Outlier]:
     if scatter <= 1 + 2 / math.sqrt(2 * degrees):
         return list(entries)
     return [
-        Outlier(entry.result, entry.others, entry.others_error, entry.pull / scatter, _chance(entry.pull / scatter, degrees))
+        DeviatingResult(
+            entry.result, entry.others, entry.others_error, entry.pull / scatter, _chance(entry.pull / scatter, degrees)
+        )
         for entry in entries
     ]
 

@@ -21,7 +21,7 @@ from permil.compare.efficiency.filtering import (
     predict_components,
     ring_image,
 )
-from permil.compare.efficiency.proof import Division, Proof, Scatter, choose_flat, leave_out, prove, removed_rms, scatter_of
+from permil.compare.efficiency.proof import Division, FluxVariance, Proof, choose_flat, leave_out, prove, removed_rms, scatter_of
 from permil.compare.efficiency.weights import BandPower, dither_span, periods_within, weights_of
 from permil.compare.hypotheses.fit import BandCoefficients
 from permil.compare.rings.profile import RingProfile
@@ -314,12 +314,14 @@ def test_proof_and_choice():
 def test_words_of_the_choice(plain, undivided, expected, words):
     filtered = 100.0
     scatter = {
-        Division.EFFICIENCY: Scatter(filtered, 5.0),
-        Division.PLAIN: Scatter(filtered - plain, 5.0),
-        Division.UNDIVIDED: Scatter(filtered - undivided, 5.0),
+        Division.EFFICIENCY: FluxVariance(filtered, 5.0),
+        Division.PLAIN: FluxVariance(filtered - plain, 5.0),
+        Division.UNDIVIDED: FluxVariance(filtered - undivided, 5.0),
     }
-    differences = {Division.PLAIN: Scatter(plain, 1.0), Division.UNDIVIDED: Scatter(undivided, 1.0)}
-    proof = Proof(scatter, differences, noise=Scatter(80.0, 1.0), best=Scatter(95.0, 5.0), stars=1000, exposures=10, parts=2)
+    differences = {Division.PLAIN: FluxVariance(plain, 1.0), Division.UNDIVIDED: FluxVariance(undivided, 1.0)}
+    proof = Proof(
+        scatter, differences, noise=FluxVariance(80.0, 1.0), best=FluxVariance(95.0, 5.0), stars=1000, exposures=10, parts=2
+    )
     choice = choose_flat(proof, scenes.flat_of("both", SEED))
     assert choice.fluxes is expected
     assert words in choice.sentence

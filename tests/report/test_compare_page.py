@@ -99,9 +99,9 @@ def test_the_naive_test_stands_beside_the_quoted_figures(page: Page) -> None:
         "123",
         "2\N{NARROW NO-BREAK SPACE}000",
     ]
-    assert rows["independent values in what the relation does not explain, for p"] == ["240", MISSING]
+    assert rows["independent values in the residuals of the relation, for p"] == ["240", MISSING]
     assert rows["p: probability of such an r for unrelated maps"] == [MISSING, "< 10⁻⁹⁹"]
-    assert "scatters like that of 123 independent values. What the relation does not explain is equivalent to 240" in page.body
+    assert "scatters like that of 123 independent values. The residuals of the relation are equivalent to 240" in page.body
     assert "that is 3.0 times too small" in page.body
 
 

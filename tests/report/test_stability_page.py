@@ -20,7 +20,7 @@ from permil.flat.signals import SuperPixelSignals, read_signals, write_signals
 from permil.products import RunFolder, read_table
 from permil.report.kit.results import NO, OPEN, YES, judge_size
 from permil.report.stability import (
-    StabilityRequest,
+    StabilityPageRequest,
     called_sentences,
     called_table,
     make_section,
@@ -34,20 +34,19 @@ from permil.report.stability import (
 )
 from permil.simulate.projector import light
 from permil.stability.findings import SeriesGroup, analyse
-from permil.stability.stage import StabilityRequest as LedRequest
-from permil.stability.stage import measure_led
+from permil.stability.stage import StabilityRequest, measure_led
 
 STEPPED, STEP, DRIFTING, DRIFT = 3, 4e-3, 6, 5.0
 """An amplifier whose signals step, by how much; one whose bias level drifts, adu per hour."""
 
 
-def request_of(campaign: SolvedCampaign, detectors: tuple[str, ...] = DETECTORS) -> LedRequest:
+def request_of(campaign: SolvedCampaign, detectors: tuple[str, ...] = DETECTORS) -> StabilityRequest:
     rows = read_table(campaign.folder.exposures)
     for name in ("led_back_temp", "sphere_temp", "board_temp", "ccd_temp"):
         rows[name] = np.full(len(rows), np.nan)
     rows["run"], rows["serial"], rows["filter"] = "6840D", "E2V-CCD250-382", ""
     rows["ccd_temp"] = -100.0 + 0.01 * np.arange(len(rows)) % 7
-    return LedRequest(campaign.config, campaign.folder.root, campaign.led, rows, detectors, "5ab1e")
+    return StabilityRequest(campaign.config, campaign.folder.root, campaign.led, rows, detectors, "5ab1e")
 
 
 def with_electronics(signals: SuperPixelSignals, camera: Camera, hours: dict[str, float]) -> SuperPixelSignals:
@@ -94,7 +93,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, bin8: Camera) -> SolvedCa
 
 
 def page_of(campaign: SolvedCampaign) -> str:
-    return make_stability_page(StabilityRequest(campaign.config, campaign.folder, (campaign.led,), ()), "f00")
+    return make_stability_page(StabilityPageRequest(campaign.config, campaign.folder, (campaign.led,), ()), "f00")
 
 
 def test_light_and_photodiode_are_those_of_the_campaign(measured: SolvedCampaign) -> None:
@@ -153,7 +152,7 @@ def test_the_page_answers_by_name_with_errors(measured: SolvedCampaign, bin8: Ca
     rows = re.findall(r'<table class="sortable" id="called-[^"]*">(.*?)</table>', page, re.DOTALL)
     assert name in rows[0]
     assert "http" not in re.sub(r"http://www.w3.org\S*", "", page)
-    section = make_section(StabilityRequest(measured.config, measured.folder, (measured.led,), ()))
+    section = make_section(StabilityPageRequest(measured.config, measured.folder, (measured.led,), ()))
     assert {entry.metric for entry in section.measurements} >= {
         "light_scatter",
         "light_drift",

@@ -36,7 +36,7 @@ from permil.isr.calibration.superbias import read_superbias, superbias_path
 from permil.isr.inputs import calibration_fingerprint, load_calibration
 from permil.isr.reduce import check_detector, with_path
 from permil.isr.stage import reduction_of
-from permil.products import FINGERPRINT_CARD, RunFolder, make_folder, read_table, write_hdus, write_table, writing
+from permil.products import RunFolder, fingerprint_card, make_folder, read_table, write_hdus, write_table, writing
 from permil.products.sensor_identity import card_of
 from permil.progress import StageReport, do_tasks
 from permil.stages import StageFunctions
@@ -313,7 +313,7 @@ def _fit_model(
         raise
     cards = {
         **origin,
-        FINGERPRINT_CARD: (fingerprint, "what this was made from"),
+        **fingerprint_card(fingerprint),
         "PDNORM": (config.isr.photodiode, "normalisation of each exposure"),
         "POSKIND": (position_kind, "projector positions from header or folder"),
     }

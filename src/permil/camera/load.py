@@ -47,7 +47,7 @@ class _Nominal(YamlModel):
     saturation: Positive
 
 
-class _Layout(YamlModel):
+class _SensorLayout(YamlModel):
     vendor: str
     halves: dict[Half, _Flips]
     segment: _Segment
@@ -92,7 +92,7 @@ class _CameraFile(YamlModel):
     leds: list[_LedEntry] = Field(default=[])
     reference: _ReferenceEntry
     amplifiers: list[_AmplifierEntry]
-    layouts: dict[str, _Layout]
+    layouts: dict[str, _SensorLayout]
     nominal_gains: dict[str, dict[str, Positive]] = Field(default={})
     detectors: list[_DetectorEntry]
 

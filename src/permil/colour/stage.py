@@ -39,7 +39,7 @@ from permil.flat.between_leds import SharedTerms
 from permil.flat.joint.file import open_joint, read_light, read_planes
 from permil.flat.signals import read_signals
 from permil.isr.stage import memory_for
-from permil.products import FINGERPRINT_CARD, MaskPlane, RunFolder, origin_entries, read_image, write_image, write_table
+from permil.products import MaskPlane, RunFolder, fingerprint_card, origin_entries, read_image, write_image, write_table
 from permil.products.fits import wcs_cards
 from permil.products.folder import ColourFolder
 from permil.progress import StageReport, do_tasks
@@ -218,7 +218,7 @@ def _measure(request: ColourRequest) -> None:
     colour = measure_colour(flats, detector, super_pixel_mm=size_mm, seed=request.config.seed)
     cards = {
         **request.origin,
-        FINGERPRINT_CARD: (request.fingerprint, "what this was made from"),
+        **fingerprint_card(request.fingerprint),
         "SEED": (request.config.seed, "seed"),
     }
     write_colour(ColourFolder(request.root).detector(detector.name), colour, cards)
@@ -266,7 +266,7 @@ def _write_ratio(run: Run, pair: tuple[str, str], path: Path, fingerprint: str) 
     mask = np.where(np.isfinite(ratio), first.mask | second.mask, int(MaskPlane.NO_DATA))
     header = {
         **_origin(run, pair),
-        FINGERPRINT_CARD: (fingerprint, "what this was made from"),
+        **fingerprint_card(fingerprint),
         "LED": (pair[0], "LED of the numerator"),
         "OVERLED": (pair[1], "LED of the denominator"),
         "SCALE": ("both composite: median of all pixels 1", "scale of the ratio"),
@@ -314,7 +314,7 @@ def _read_planes(run: Run, colours: Sequence[DetectorColour], leds: Sequence[str
                 shared = SharedTerms.read(hdus)
         if shared is None:
             messages.append(
-                f"{led}: what it shares with other LEDs is not known, so that errors of its ratios count all of it twice"
+                f"{led}: the errors that it shares with other LEDs are not known; they count twice in the errors of its ratios"
             )
         planes.append(planes_of(led, colours, solved, shared))
     return planes, messages

@@ -18,7 +18,7 @@ from permil.flat.apply import light_of, read_flats
 from permil.flat.difference import FlatDifference, check_super_pixel, describe_difference, difference_of_products, geometry_of
 from permil.flat.flat import Flat
 from permil.flat.ratio_parts import RatioParts, split_ratio
-from permil.products import KIND_CARD, Description, ImageProduct, MaskPlane, check_output, write_image
+from permil.products import Description, ImageProduct, MaskPlane, check_output, kind_card, write_image
 from permil.products.fits import file_card
 
 _PER_MIL = 1e3
@@ -115,7 +115,7 @@ class FlatComparison:
         mask[rows, columns] = 0
         has_data = mask == 0
         header: dict[str, Any] = {
-            KIND_CARD: ("illumination", "what this is: smooth ratio of two flats, mean 1"),
+            **kind_card("illumination"),
             "SCALE": (p.scale, "mean ratio, divided out"),
             "SCALEERR": (p.scale_error, "its standard error"),
             "DEGREE": (p.degree, "degree of the polynomial"),

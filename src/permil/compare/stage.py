@@ -33,9 +33,9 @@ from permil.exposures import SPOT
 from permil.flat.superpixel import super_pixels
 from permil.isr.stage import memory_for
 from permil.products import (
-    FINGERPRINT_CARD,
     ImageProduct,
     RunFolder,
+    fingerprint_card,
     is_usable,
     read_image,
     write_table,
@@ -356,7 +356,7 @@ def _compare_detector(name: str, *, config: Config, folder: RunFolder, band: str
             error.path = str(product.path)
         raise
     cards: dict[str, Any] = {
-        FINGERPRINT_CARD: (fingerprint, "what this was made from"),
+        **fingerprint_card(fingerprint),
         "DETECTOR": (name, "detector"),
         "BAND": (band or None, "band of the stars"),
         "LED": (led, "LED of the flat"),

@@ -133,7 +133,7 @@ def find_defects(
     usual = {flat.led: _usual(flat.response) for flat in flats}
 
     def search(amplifier: Amplifier) -> list[DefectBox]:
-        return list(_Search(flats, amplifier, limits, usual).boxes(dark))
+        return list(_AmplifierSearch(flats, amplifier, limits, usual).boxes(dark))
 
     found: list[DefectBox] = []
     for boxes in threaded_map(search, detector.amplifiers):
@@ -157,7 +157,7 @@ Measure = Callable[[Pixels, tuple[str, ...]], tuple[float, float, float]]
 
 
 @dataclass
-class _Search:
+class _AmplifierSearch:
     """The search of one amplifier."""
 
     flats: Sequence[LedResponse]

@@ -130,7 +130,7 @@ class DaskCluster(Executor):
     def _gone(self) -> EngineError:
         return EngineError(
             f"the Dask scheduler at {self.address} is gone",
-            remedy="start it and run the same command again: what was done is kept",
+            remedy="start it and run the same command again: finished work is kept",
             address=self.address,
         )
 

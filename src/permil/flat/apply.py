@@ -166,12 +166,12 @@ def apply_to_file(
     light, light_of_flat = light_of(image), light_of(flat)
     cards = {
         "DETECTOR": (sensor.name if sensor else "", "detector"),
-        "DETKNOWN": (known_by, "what says that the image is of this detector"),
+        "DETKNOWN": (known_by, "source of the detector name of the image"),
         "LED": (light_of_flat, "light of the flat"),
         "IMAGELED": (light, "light of the image"),
         "FLATFILE": file_card(flat_path, "flat") if flat_path else ("", ""),
         "RAWIMAGE": file_card(image_path, "image that was divided"),
-        "VARCONT": (contents or "nothing", "what the variance holds"),
+        "VARCONT": (contents or "nothing", "contents of the variance"),
     }
     for card in ("CAMERA", SERIAL_CARD):
         cards[card] = (flat.header.get(card, ""), flat.header.comments[card] if card in flat.header else "")

@@ -22,7 +22,7 @@ from permil.flat.difference import FlatDifference, check_super_pixel, difference
 from permil.flat.divide import divide_by_beam, lit_by_beam
 from permil.flat.shared_errors import FlatModes, covariance_in_flat, mean_of_region
 from permil.isr.exposure_group import ExposureStack
-from permil.products import KIND_CARD, Description, ImageProduct, MaskPlane, Sensor, is_usable, planes_of, write_image
+from permil.products import Description, ImageProduct, MaskPlane, Sensor, is_usable, kind_card, planes_of, write_image
 from permil.products.fits import kept_cards, wcs_cards
 from permil.products.sensor_identity import card_of
 
@@ -169,7 +169,7 @@ class Flat:
         """
         product = self._product
         header = kept_cards(product.header)
-        header[KIND_CARD] = ("flat", "what this is")
+        header.update(kind_card("flat"))
         write_image(
             path_of(path, "a flat"),
             product.image,

@@ -26,7 +26,7 @@ from permil.flat.superpixel import SuperPixelLayout, average_exposure, flattened
 from permil.isr.inputs import detector_calibration
 from permil.isr.open_exposure import RowSample
 from permil.isr.reduce import DetectorImage, reduce_file
-from permil.products import FINGERPRINT_CARD, RunFolder, is_good, is_usable, provenance, whole_file, write_hdus
+from permil.products import RunFolder, fingerprint_card, is_good, is_usable, provenance, whole_file, write_hdus
 
 SIGNALS_FORMAT = 2
 """Version of the file's format. Increase it when older files lack something."""
@@ -163,7 +163,7 @@ def write_signals(path: Path, signals: SuperPixelSignals, *, fingerprint: str, l
     """
     header = provenance(
         {
-            FINGERPRINT_CARD: (fingerprint, "what this was made from"),
+            **fingerprint_card(fingerprint),
             "DETECTOR": (signals.detector, "detector"),
             "LED": (led, "LED"),
             "ROWS": (signals.shape[0], "rows of super-pixels"),

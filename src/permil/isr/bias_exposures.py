@@ -25,7 +25,7 @@ from permil.isr.exposure_group import OpenFiles
 from permil.isr.overscan import OverscanOptions, lost_runs, overscan_columns, overscan_options
 from permil.isr.photodiode import LeftOut
 from permil.isr.streamed_stack import FileStack, ProbedFile
-from permil.products import FINGERPRINT_CARD, KIND_CARD, write_image
+from permil.products import fingerprint_card, kind_card, write_image
 from permil.products.fits import image_of_cells
 
 LIGHT_SIGMA, LEAST_LIGHT = 3.0, 3.0
@@ -237,7 +237,7 @@ def build_superbias(
         stack.variance,
         header=dict(origin or {})
         | {
-            KIND_CARD: ("superbias", "what this is"),
+            **kind_card("superbias"),
             "DETECTOR": (detector.name, "detector"),
             "CAMERA": (camera.name, "camera"),
             "NFRAMES": (stack.n_frames, "bias exposures"),
@@ -246,7 +246,7 @@ def build_superbias(
             "OVERSCAN": (config.overscan, "method of the overscan level"),
             "LIGHT": (mean if np.isfinite(mean) else None, "[electron] rows over parallel overscan"),
             "LIGHTERR": (error if np.isfinite(error) else None, "[electron] its error"),
-            FINGERPRINT_CARD: (fingerprint, "what this was made from"),
+            **fingerprint_card(fingerprint),
         },
         image_cards={"BUNIT": "adu"},
         extensions=[

@@ -5,8 +5,9 @@ from permil.products.description import Description, plain_facts
 from permil.products.fingerprint import fingerprint, is_current, source_fingerprint, stored_fingerprint
 from permil.products.fits import (
     FINGERPRINT_CARD,
-    KIND_CARD,
     ImageProduct,
+    fingerprint_card,
+    kind_card,
     open_product,
     provenance,
     read_image,
@@ -24,7 +25,6 @@ from permil.products.tables import read_table, shared_table, write_table
 
 __all__ = [
     "FINGERPRINT_CARD",
-    "KIND_CARD",
     "SERIAL_CARD",
     "UNUSABLE",
     "Description",
@@ -37,11 +37,13 @@ __all__ = [
     "check_sensor",
     "configuration_digest",
     "fingerprint",
+    "fingerprint_card",
     "identify_sensor",
     "is_current",
     "is_good",
     "is_product",
     "is_usable",
+    "kind_card",
     "known_variance",
     "make_folder",
     "open_product",

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from astropy.nddata import CCDData
 
 FINGERPRINT_CARD = "FINGERPR"
-KIND_CARD = "PRODUCT"
-"""Card with the kind of a product (``flat``, ``superbias``)."""
 
 _OF_FILE = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|NEXTEND|PCOUNT|GCOUNT|GROUPS|TFIELDS|EXT(?:NAME|TYPE|VER|LEVEL)|INHERIT|B(?:SCALE|ZERO)|BLANK"
@@ -38,6 +36,16 @@ _OF_WCS = re.compile(
     r"(?:CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA|CNAME|CRDER|CSYER)\d[A-Z]?|(?:CD|PC|PV|PS)\d_\d+[A-Z]?|(?:WCSAXES|WCSNAME|RADESYS|EQUINOX"
     r"|LONPOLE|LATPOLE|SPECSYS)[A-Z]?|(?:A|B|AP|BP)_(?:ORDER|DMAX|\d_\d)|LT[VM]\d(?:_\d)?"
 )
+
+
+def fingerprint_card(fingerprint: str) -> dict[str, tuple[str, str]]:
+    """Return the card with the fingerprint of a product."""
+    return {FINGERPRINT_CARD: (fingerprint, "digest of inputs and options")}
+
+
+def kind_card(kind: str) -> dict[str, tuple[str, str]]:
+    """Return the card with the kind of a product (``flat``, ``superbias``)."""
+    return {"PRODUCT": (kind, "kind of product")}
 
 
 @dataclass(frozen=True)

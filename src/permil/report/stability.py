@@ -640,7 +640,7 @@ _NAME = "stability"
 
 
 @dataclass(frozen=True)
-class StabilityRequest:
+class StabilityPageRequest:
     """The page of a run: LEDs whose stability was measured, and detectors with a superbias."""
 
     config: Config
@@ -662,23 +662,23 @@ def stability_pages(run: RunProducts) -> list[Page]:
     return [Page(_sources(request), _options(request), partial(make_stability_page, request), stability_path(run.folder))]
 
 
-def _request(run: RunProducts) -> StabilityRequest:
+def _request(run: RunProducts) -> StabilityPageRequest:
     leds = with_stability(run.folder, [led.led for led in run.leds])
     detectors = tuple(name for name in run.camera.detectors if run.folder.superbias(name).is_file())
-    return StabilityRequest(run.config, run.folder, tuple(leds), detectors)
+    return StabilityPageRequest(run.config, run.folder, tuple(leds), detectors)
 
 
-def _sources(request: StabilityRequest) -> tuple[Path, ...]:
+def _sources(request: StabilityPageRequest) -> tuple[Path, ...]:
     folder = request.folder
     paths = (folder.stability, folder.stability_exposures, folder.stability_amplifiers, folder.stability_readings)
     return (*(path(led) for led in request.leds for path in paths), *(folder.superbias(name) for name in request.detectors))
 
 
-def _options(request: StabilityRequest) -> dict[str, Any]:
+def _options(request: StabilityPageRequest) -> dict[str, Any]:
     return {"leds": request.leds, "detectors": request.detectors, "limit": request.config.report.repeatability_limit}
 
 
-def make_stability_page(request: StabilityRequest, fingerprint: str) -> str:
+def make_stability_page(request: StabilityPageRequest, fingerprint: str) -> str:
     """Return the page as HTML.
 
     Raises
@@ -716,7 +716,7 @@ def declare_section(run: RunProducts) -> Declaration | None:
     )
 
 
-def make_section(request: StabilityRequest) -> IndexPart:
+def make_section(request: StabilityPageRequest) -> IndexPart:
     """Return the section of the index page.
 
     Raises

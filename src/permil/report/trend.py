@@ -23,7 +23,7 @@ from permil.report.kit.elements import (
 from permil.report.kit.figures import ACCENT, ALARM, FAINT
 from permil.report.kit.pages import render
 from permil.report.kit.results import MISSING, NONE, QUANTITIES, Quantity
-from permil.trend import FALSE_DISCOVERIES, FEWEST_RUNS, History, Outlier, Result, RunEntry
+from permil.trend import FALSE_DISCOVERIES, FEWEST_RUNS, DeviatingResult, History, Result, RunEntry
 
 _MOST_WITH_ERRORS = 200
 _SIZE = (400.0, 150.0)
@@ -41,7 +41,7 @@ def quantity_of(metric: str) -> Quantity:
     return QUANTITIES.get(metric) or Quantity(metric, metric.replace("_", " "))
 
 
-def make_trend_page(history: History, outliers: Sequence[Outlier], database: str) -> str:
+def make_trend_page(history: History, outliers: Sequence[DeviatingResult], database: str) -> str:
     """Return the page as HTML.
 
     Parameters
@@ -82,13 +82,13 @@ def make_trend_page(history: History, outliers: Sequence[Outlier], database: str
     )
 
 
-def outlier_table(outliers: Sequence[Outlier], runs: Sequence[RunEntry]) -> Grid:
+def outlier_table(outliers: Sequence[DeviatingResult], runs: Sequence[RunEntry]) -> Grid:
     """Return the results that deviate, with the other runs."""
 
     def place(heading: str, name: str) -> Column:
         return text_column(heading, lambda entry: _shown(getattr(entry.result, name)))
 
-    def measured(heading: str, pair: Callable[[Outlier], tuple[float, float]]) -> Column:
+    def measured(heading: str, pair: Callable[[DeviatingResult], tuple[float, float]]) -> Column:
         return Column(heading, lambda entry: measured_cell(*pair(entry), scale=quantity_of(entry.result.metric).scale))
 
     columns = (

@@ -25,7 +25,7 @@ from permil.simulate.campaign import (
 )
 from permil.simulate.electronics import Electronics, cosmic_rays, digitise, repel_charge, strength
 from permil.simulate.headers import dark_time
-from permil.simulate.projector import BeamTruth, Stage, weather_on_detector, weather_series
+from permil.simulate.projector import BeamTruth, ProjectorStage, weather_on_detector, weather_series
 from permil.simulate.randoms import generator, normal_state
 from permil.simulate.sensor import REFERENCE_ELECTRONS, SensorTruth
 
@@ -128,10 +128,10 @@ class Bench:
         ).exposures()
 
     @cached_property
-    def stage(self) -> Stage:
+    def stage(self) -> ProjectorStage:
         """The projector's stage."""
         stage, effects = self.config.stage, self.config.effects
-        return Stage(
+        return ProjectorStage(
             jitter=self._size("jitter", stage.jitter_um * 1e-3),
             readback=self._size("jitter", stage.readback_um * 1e-3),
             recorded=stage.recorded,

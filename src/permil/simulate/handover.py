@@ -191,7 +191,7 @@ def median_of_histogram(histogram: IntArray) -> float:
 def flat_cards(bench: Bench, detector: str, led: str, scale: float) -> dict[str, Any]:
     """Return the cards of a true flat."""
     return {
-        "CONTENT": ("true flat", "what this is"),
+        "CONTENT": ("true flat", "content of the image"),
         "CAMERA": (bench.camera.name, "camera"),
         "DETECTOR": (detector, "detector"),
         "LED": (led, "LED"),
@@ -214,7 +214,7 @@ def beam_cards(bench: Bench, led: str) -> tuple[dict[str, Any], fits.Header]:
     """
     stage = bench.stage
     primary = {
-        "CONTENT": ("true beam", "what this is"),
+        "CONTENT": ("true beam", "content of the image"),
         "LED": (led, "LED"),
         "SEED": (bench.config.seed, "seed of the simulation"),
         "OFFSETX": (stage.offset[0], "[mm] beam centre minus commanded, CCS X"),

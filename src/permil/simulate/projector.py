@@ -16,7 +16,7 @@ from permil.simulate.campaign import Position
 
 
 @dataclass(frozen=True)
-class Stage:
+class ProjectorStage:
     """The stage that carries the projector.
 
     Attributes

@@ -253,7 +253,7 @@ def _repeatability_cards(repeatability: Repeatability | None) -> dict[str, Any]:
         "DRIFT": (repeatability.drift, "relative change of the lamp, first to last"),
         "DRIFTERR": (repeatability.drift_error, "its error"),
         "LAMPSCAT": (repeatability.lamp_scatter, "relative rms of the lamp around the drift"),
-        "DRIFTIN": ("date" if repeatability.in_time else "order", "what the drift is a line in"),
+        "DRIFTIN": ("date" if repeatability.in_time else "order", "the drift is linear in this"),
     }
 
 

@@ -24,7 +24,7 @@ from permil.isr import Calibration
 from permil.isr.inputs import shared_calibration
 from permil.isr.reduce import reduce_file
 from permil.isr.stage import Reduction, memory_for, reduction_of
-from permil.products import FINGERPRINT_CARD, RunFolder
+from permil.products import RunFolder, fingerprint_card
 from permil.products.folder import SpotsFolder
 from permil.spots.catalog import SpotCatalog, facts_of_name, growth_hdu, stem_of, write_catalog
 from permil.spots.files import grid_warnings, label_catalog, write_grid
@@ -261,7 +261,7 @@ def _measure(path: str, *, config: Config, folder: RunFolder, detector: str, out
     write_catalog(
         output,
         measurement.catalog,
-        header={FINGERPRINT_CARD: (fingerprint, "what this was made from")},
+        header=fingerprint_card(fingerprint),
         extensions=[growth_hdu(measurement.growth)],
     )
 

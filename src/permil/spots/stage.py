@@ -19,7 +19,7 @@ from permil.context import Run
 from permil.engine import Task, Work
 from permil.engine.threads import one_thread
 from permil.errors import GridError, InputError, PermilError, SpotError
-from permil.products import FINGERPRINT_CARD, Description, check_output, write_table
+from permil.products import Description, check_output, fingerprint_card, write_table
 from permil.products.fits import file_card
 from permil.products.folder import SpotsFolder
 from permil.progress import StageReport, do_tasks, show_message
@@ -251,7 +251,7 @@ def _reduce_group(
     detector, measurements = group.detector, group.measurements
     check_cell(options.cell_px, detector)
     cards: dict[str, Any] = {
-        FINGERPRINT_CARD: (fingerprint, "what this was made from"),
+        **fingerprint_card(fingerprint),
         "DETECTOR": (detector.name, "detector"),
         "BAND": (measurements.band or None, "filter or LED"),
     }

@@ -17,7 +17,7 @@ from permil.compare.efficiency.proof import FlatChoice, Proof
 from permil.compare.hypotheses.results import KINDS
 from permil.compare.stars.flat_at_stars import RelativeFlat
 from permil.flat.superpixel import super_pixels
-from permil.products import KIND_CARD, ImageProduct, write_image
+from permil.products import ImageProduct, kind_card, write_image
 from permil.products.fits import image_of_cells, kept_cards, wcs_cards
 from permil.products.masks import FIRST_FREE_BIT, LAST_BIT
 
@@ -78,7 +78,7 @@ def write_efficiency_flat(
     planes = {**plain.planes, PLAIN_PLANE: plain.planes.get(PLAIN_PLANE, bit)}
     mask = plain.mask | np.where(efficiency.plain, np.int32(1 << planes[PLAIN_PLANE]), np.int32(0))
     cards = kept_cards(plain.header)
-    cards[KIND_CARD] = ("flat", "what this is")
+    cards.update(kind_card("flat"))
     cards["FLATKIND"] = ("efficiency", "pixel area and diffusion taken out")
     for keyword, entry in (_cards(result) | dict(header)).items():
         content = entry[0] if isinstance(entry, tuple) else entry

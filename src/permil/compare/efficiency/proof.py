@@ -78,7 +78,7 @@ class LeftOutStars:
 
 
 @dataclass(frozen=True)
-class Scatter:
+class FluxVariance:
     """Variance of relative fluxes with its standard error (delete-block jackknife)."""
 
     variance: float
@@ -114,10 +114,10 @@ class Proof:
         Numbers of left-out stars, exposures, and parts.
     """
 
-    scatter: Mapping[Division, Scatter]
-    differences: Mapping[Division, Scatter]
-    noise: Scatter
-    best: Scatter
+    scatter: Mapping[Division, FluxVariance]
+    differences: Mapping[Division, FluxVariance]
+    noise: FluxVariance
+    best: FluxVariance
     stars: int
     exposures: int
     parts: int
@@ -139,7 +139,7 @@ class Proof:
         changes = {division.value: self.change(division) for division in self.differences}
         found = []
         for name, scatter in entries:
-            own = Scatter(scatter.variance - self.noise.variance, scatter.error)
+            own = FluxVariance(scatter.variance - self.noise.variance, scatter.error)
             change, change_error = changes.get(name, (unknown, unknown))
             found.append(
                 {
@@ -218,12 +218,12 @@ def leave_out(
     return LeftOutStars(columns[:, 0], columns[:, 1], columns[:, 2], spread, weight, freedom, block, row, part[row])
 
 
-def scatter_of(left_out: LeftOutStars, division: Division, *, minus: Division | None = None) -> Scatter:
+def scatter_of(left_out: LeftOutStars, division: Division, *, minus: Division | None = None) -> FluxVariance:
     """Return the variance of left-out fluxes after a division, or its difference from that after another, per degree of freedom."""
     square = left_out.left(division) ** 2
     if minus is not None:
         square = square - left_out.left(minus) ** 2
-    return Scatter(*jackknife_ratio(left_out.weight * square, left_out.weight * left_out.freedom, left_out.block))
+    return FluxVariance(*jackknife_ratio(left_out.weight * square, left_out.weight * left_out.freedom, left_out.block))
 
 
 def prove(
@@ -249,13 +249,13 @@ def prove(
     """
     components = model.components
     left_out = leave_out(components, regions, seed=seed, flat_fielded=flat_fielded)
-    noise = Scatter(*jackknife_ratio(left_out.weight * left_out.variance, left_out.weight, left_out.block))
+    noise = FluxVariance(*jackknife_ratio(left_out.weight * left_out.variance, left_out.weight, left_out.block))
     exposures = np.unique(components.other.stars.exposure[left_out.row])
     scatter = {division: scatter_of(left_out, division) for division in Division}
     others = Division.UNDIVIDED, Division.PLAIN
     differences = {other: scatter_of(left_out, Division.EFFICIENCY, minus=other) for other in others}
     gain = _largest_gain(model, left_out)
-    best = Scatter(
+    best = FluxVariance(
         scatter[Division.UNDIVIDED].variance - gain.variance, float(np.hypot(gain.error, differences[Division.UNDIVIDED].error))
     )
     return Proof(
@@ -269,7 +269,7 @@ def prove(
     )
 
 
-def _largest_gain(model: FilterModel, left_out: LeftOutStars) -> Scatter:
+def _largest_gain(model: FilterModel, left_out: LeftOutStars) -> FluxVariance:
     """Return the variance that the Wiener filter takes from undivided fluxes, in all bands, with the error from that of the fractions.
 
     Of the variance V of a band of the flat, noise included, as stars see it, that is ``V (f r)^2``: twice the covariance ``f r V`` with the
@@ -286,7 +286,7 @@ def _largest_gain(model: FilterModel, left_out: LeftOutStars) -> Scatter:
         slope = 2 * seen * fraction * reliability**2
         bands = np.arange(1, weights.fractions.shape[1])
         variance += float(slope @ weights.covariance[np.ix_(bands, bands)] @ slope)
-    return Scatter(total, float(np.sqrt(max(variance, 0.0))))
+    return FluxVariance(total, float(np.sqrt(max(variance, 0.0))))
 
 
 _PER_MIL = 1e3
@@ -386,5 +386,5 @@ def _change(proof: Proof, division: Division) -> str:
     return rounded(_PER_MIL * change, _PER_MIL * error, sign=True)
 
 
-def _in_per_mil(scatter: Scatter) -> str:
+def _in_per_mil(scatter: FluxVariance) -> str:
     return rounded(_PER_MIL * scatter.rms, _PER_MIL * scatter.rms_error)

@@ -23,7 +23,7 @@ from permil.config import Config
 from permil.context import Run
 from permil.engine import End, Task, Work
 from permil.errors import CompareError
-from permil.products import FINGERPRINT_CARD, ImageProduct, RunFolder, is_usable, write_table
+from permil.products import ImageProduct, RunFolder, fingerprint_card, is_usable, write_table
 from permil.products.folder import CompareFolder, SpotsFolder
 
 _OWN_FRACTIONS = (Region.EDGE, Region.MID_LINE, Region.AMPLIFIER_BOUNDARY)
@@ -117,7 +117,7 @@ def write_efficiency(request: EfficiencyRequest) -> None:
             error.path = str(stars.path)
         raise
     header: dict[str, Any] = {
-        FINGERPRINT_CARD: (request.fingerprint, "what this was made from"),
+        **fingerprint_card(request.fingerprint),
         "BAND": (request.band or None, "band of the stars"),
         "NEXPOSUR": (len(stars.exposures), "exposures of stars"),
         "SEED": (request.config.seed, "seed of the parts left out"),

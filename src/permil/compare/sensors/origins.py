@@ -250,7 +250,7 @@ def _component(split: LevelSplit, level: str) -> tuple[float, float] | None:
 
 
 @dataclass(frozen=True)
-class _Cells:
+class _CellMeans:
     """Weighted means of the residuals of one sensor and band over cells within amplifiers."""
 
     number: IntArray
@@ -261,7 +261,7 @@ class _Cells:
     y_mm: FloatArray
 
 
-def _cell_means(stars: RawStars) -> _Cells:
+def _cell_means(stars: RawStars) -> _CellMeans:
     names, amplifier = np.unique(stars.amplifier, return_inverse=True)
     weight = stars.noise**-2.0
     # Means of spots contain steps between amplifiers, unless both are fitted together.
@@ -273,7 +273,9 @@ def _cell_means(stars: RawStars) -> _Cells:
         return np.asarray(np.bincount(index, weight * column) / total)
 
     error = np.asarray(total**-0.5, dtype=np.float64)
-    return _Cells(keys // names.size, names[keys % names.size], mean(within + steps), error, mean(stars.x_mm), mean(stars.y_mm))
+    return _CellMeans(
+        keys // names.size, names[keys % names.size], mean(within + steps), error, mean(stars.x_mm), mean(stars.y_mm)
+    )
 
 
 def _mask_variance(stars: RawStars) -> tuple[float, float]:

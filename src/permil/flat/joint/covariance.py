@@ -106,7 +106,7 @@ class PlaneResponses:
     boards: FloatArray
 
 
-class _RegionSums:
+class _RegionRows:
     """Rows of weighted sums of the log response over regions, to which tiles are added one at a time."""
 
     def __init__(self, regions: Sequence[Region], size: int) -> None:
@@ -168,7 +168,7 @@ class FlatCovariance:
         """Return the mean of the rows ``A``, ``A'A`` of the rows without it (upper triangle), their number, and `_linear`."""
         size = self.solution.model.size
         total, gram, pixels = np.zeros(size), np.zeros((size, size)), 0
-        linear = _RegionSums(self._linear_regions(), size)
+        linear = _RegionRows(self._linear_regions(), size)
         for detector, _, pieces in self._fits():
             # Few at a time: their rows take memory.
             while some := list(islice(pieces, _TILES)):
@@ -199,7 +199,7 @@ class FlatCovariance:
         self._require_responses(regions)
         if self.solution.model.details is not None:
             return covariance_with_details(self.solution, self.detectors, regions)
-        sums = _RegionSums(regions, self.solution.model.size)
+        sums = _RegionRows(regions, self.solution.model.size)
         for detector, _, pieces in self._fits():
             if sums.are_in(detector.name):
                 for tile in pieces:

@@ -199,7 +199,7 @@ def _amplitude_prior(amplitude: FloatArray) -> FloatArray:
     return density / density.sum(axis=-1, keepdims=True)
 
 
-class _Search:
+class _HypothesisPosterior:
     """Posterior of all hypotheses for given contrasts."""
 
     def __init__(self, time: FloatArray, epoch: IntArray, contrasts: Contrasts, white: float, kernels: Sequence[int]) -> None:
@@ -315,7 +315,7 @@ def _gains(products: FloatArray, size: int, relative: FloatArray) -> tuple[Float
     Parameters
     ----------
     products : ndarray, shape (hypotheses, 1 + k, 1 + k)
-        See `_Search.posterior`.
+        See `_HypothesisPosterior.posterior`.
     relative : ndarray, shape (hypotheses, trials, k)
     """
     gain, quadratic = np.empty((2, *relative.shape[:2]))
@@ -468,7 +468,7 @@ def _fit(
     time: FloatArray, epoch: IntArray, contrasts: Contrasts, white: float, *, with_drift: bool
 ) -> tuple[PhotodiodeModel, FloatArray]:
     """Return the model, and the deviation of each reading from what all others predict, in standard deviations."""
-    search = _Search(time, epoch, contrasts, white, range(len(KERNELS)) if with_drift else ())
+    search = _HypothesisPosterior(time, epoch, contrasts, white, range(len(KERNELS)) if with_drift else ())
     steps: list[float] = []
     components = _Components.of(time, epoch, steps)
     if not with_drift:
@@ -499,7 +499,7 @@ def _fit(
 
 
 def _likeliest_step(
-    search: _Search, posterior: _Posterior, components: _Components, time: FloatArray, steps: Sequence[float]
+    search: _HypothesisPosterior, posterior: _Posterior, components: _Components, time: FloatArray, steps: Sequence[float]
 ) -> float | None:
     """Return the time of the step that the likeliest hypothesis, or a steady photodiode, asks for most."""
     times = np.unique(time)

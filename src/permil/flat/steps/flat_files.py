@@ -35,13 +35,14 @@ from permil.flat.superpixel import super_pixels
 from permil.isr import LeftOut
 from permil.products import (
     FINGERPRINT_CARD,
-    KIND_CARD,
     ImageProduct,
     MaskPlane,
     RunFolder,
+    fingerprint_card,
     is_current,
     is_good,
     is_usable,
+    kind_card,
     read_image,
     write_image,
     write_table,
@@ -78,9 +79,9 @@ def _cards(request: FlatRequest, detector: Detector) -> dict[str, Any]:
     config = request.config
     beam_led = config.flat.beam_of.get(request.led, request.led) if request.solver == "divide" else request.led
     return dict(request.origin) | {
-        FINGERPRINT_CARD: (request.fingerprint, "what this was made from"),
+        **fingerprint_card(request.fingerprint),
         "CAMERA": (config.camera if len(config.camera) < 60 else Path(config.camera).name, "camera"),
-        KIND_CARD: ("flat", "what this is"),
+        **kind_card("flat"),
         "DETECTOR": (detector.name, "detector"),
         "LED": (request.led, "LED"),
         "BEAMLED": (beam_led, "LED whose beam was divided out"),
@@ -250,7 +251,7 @@ def compose(
     grid = mosaic_grid([camera[flat.detector] for flat in flats], config.flat.mosaic_mm)
     function = partial(_compose_detector, camera=config.camera, folder=folder, scale=scale, grid=grid)
     cards = dict(origin) | {
-        FINGERPRINT_CARD: (fingerprint, "what this was made from"),
+        **fingerprint_card(fingerprint),
         "CAMERA": (camera.name, "camera"),
         SCALE_CARD: (scale, "electron per photodiode unit that is 1 here"),
     }

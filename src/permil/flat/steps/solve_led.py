@@ -49,7 +49,7 @@ from permil.flat.orientation import contradiction_error, detector_levels, find_c
 from permil.flat.shared_errors import shared_places
 from permil.flat.signals import StoredDetectors, SuperPixelSignals
 from permil.flat.steps.exposures import exposure_list, unit_seconds
-from permil.products import FINGERPRINT_CARD, RunFolder, write_hdus
+from permil.products import RunFolder, fingerprint_card, write_hdus
 
 # Approximate shares of the run time: knots, then the solution; the rest are errors and halves.
 _PART_OF_CHOICE, _PART_OF_SOLUTION = 0.3, 0.5
@@ -383,7 +383,7 @@ class _Solved:
         gradient, gradient_covariance = self.errors.composite_gradient()
         cards: dict[str, Any] = {
             **self.request.origin,
-            FINGERPRINT_CARD: (self.request.fingerprint, "what this was made from"),
+            **fingerprint_card(self.request.fingerprint),
             "LED": (self.request.led, "LED"),
             "NEXPOSUR": (len(solution.model.exposures), "exposures"),
             "NLEFTOUT": (int(solution.left_out.sum()), "exposures that were left out"),
@@ -545,7 +545,7 @@ class _Solved:
             if one.has_changed:
                 yield (
                     f"the signals of readout board {one.name} change by {1e3 * one.change:.2g} +- {1e3 * one.change_err:.1g} per mil "
-                    "from its first to its last exposure, beyond what its temperature does"
+                    "from its first to its last exposure, beyond the effect of its temperature"
                 )
         blind = [one.name for one, is_blind in zip(boards, terms.blind, strict=True) if is_blind]
         if blind:
@@ -560,7 +560,7 @@ class _Solved:
             added = float(np.hypot(error_of["board_coefficient_scale"], error_of["board_time_scale"]))
             yield (
                 f"gains of readout boards ({_list_of(dominated)}) are dominated by their prior: no exposures that several boards read "
-                f"determine them better; what is not known of boards adds {1e3 * added:.1g} per mil to the levels of detectors"
+                f"determine them better; the uncertainty of boards adds {1e3 * added:.1g} per mil to the errors of detector levels"
             )
 
 

@@ -313,6 +313,6 @@ def _shift_picture(shifts: list[FloatArray], shape: tuple[int, ...], error: floa
     figure = displacement_of_maps(dx, dy, pixels, shape=(shape[0], shape[1]), title=title)
     caption = (
         f"Displacement of stars (recorded minus true position) by the pixel area that was taken out, means over {pixels} pixels. Its error "
-        f"is {error:.3f} pixels per axis (rms), mostly what the flat alone cannot tell from efficiency."
+        f"is {error:.3f} pixels per axis (rms), mostly from structure that the flat alone cannot distinguish from efficiency."
     )
     return raster(figure, caption, narrow=True)

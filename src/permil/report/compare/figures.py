@@ -105,7 +105,7 @@ def map_pictures(products: CompareProducts, absent: list[str]) -> list[Picture]:
             pair, extent = _pair(products, "FLUX", "relative flux", "‰", factor)
             caption = (
                 f"Star fluxes and the flat as those stars see it, averaged over cells of {cell} pixels; grey: no stars. All three have the "
-                "same colour scale: the difference is what the flat does not explain."
+                "same colour scale: the difference is not explained by the flat."
             )
             pictures.append(raster(map_pairs([pair], extent=extent), caption))
         others = [_pair(products, name, label, unit, factor) for name, label, unit in _SHIFTS_AND_SHAPES if name in names]
@@ -413,7 +413,7 @@ def map_pairs(pairs: Sequence[MapPair], *, extent: tuple[float, float, float, fl
             middle = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
             write_on_map(line[0], middle, f"divided by {divisor:,.0f}", size=8)
             write_on_map(
-                line[2], middle, f"not drawn: the flat predicts\nmore than {divisor:,.0f} times\nwhat stars show", size=8
+                line[2], middle, f"not drawn: the flat predicts\nmore than {divisor:,.0f} times\nthe signal of stars", size=8
             )
         line[0].set_ylabel(f"{pair.name}\ny (pixels)")
         colour_bar(figure, shown, line[-1], f"{pair.name} ({pair.unit})")

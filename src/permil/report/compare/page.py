@@ -156,7 +156,7 @@ def correlation_text(headline: Row, compared: float) -> str:
         )
         if math.isfinite(n_eff_test):
             sentence += (
-                f" What the relation does not explain is equivalent to {format_count(round(n_eff_test))} independent values; the p-value "
+                f" The residuals of the relation are equivalent to {format_count(round(n_eff_test))} independent values; the p-value "
                 "is based on these."
             )
     if naive > 0 and math.isfinite(error):
@@ -269,7 +269,7 @@ def headline_table(row: Row) -> Grid:
         ("correlation r, with its standard error", measured_column("r"), measured_column("r", error=f"{NAIVE}_r_err")),
         ("68 % interval of r", Column("", quoted_interval), Column("", naive_interval)),
         (f"{independent}: scatter of r of unrelated maps with this texture", count_column("n_eff"), count_column("n")),
-        (f"{independent} in what the relation does not explain, for p", count_column("n_eff_test"), none),
+        (f"{independent} in the residuals of the relation, for p", count_column("n_eff_test"), none),
         ("p: probability of such an r for unrelated maps", chance_column("p"), chance_column("p", f"{NAIVE}_p_value")),
         ("correlation of ranks (Spearman, robust against outliers)", measured_column("rank"), none),
         ("r without measurement errors", measured_column("r_corrected"), none),
@@ -301,7 +301,7 @@ def method_table(row: Row) -> Grid:
 
     columns = (
         text_column("method", lambda method: method[0].replace("_", " ")),
-        text_column("what it does", lambda method: _METHODS.get(method[0], "")),
+        text_column("description", lambda method: _METHODS.get(method[0], "")),
         number_column("error of r", lambda method: number_in(row, f"{method[1]}r_err"), two_digits),
         Column("p", lambda method: chance(method[1])),
     )

@@ -460,7 +460,7 @@ def gain_step_table(products: JointProducts) -> Grid | None:
     return None if products.gain_steps is None else table_of(products.gain_steps, columns)
 
 
-class _Frame(NamedTuple):
+class _ResidualFrame(NamedTuple):
     """Residuals in one frame: rms and its noise, number of cells, possible cause."""
 
     name: str
@@ -489,18 +489,18 @@ def frame_table(found: JointResiduals) -> Grid:
     change, change_noise = found.change_rms
     count = sum(int(np.isfinite(one.change).sum()) for one in found.detectors.values())
     frames = [
-        _Frame("beam (moves with the projector)", found.beam.rms, found.beam.noise, int(np.isfinite(found.beam.mean).sum()),
+        _ResidualFrame("beam (moves with the projector)", found.beam.rms, found.beam.noise, int(np.isfinite(found.beam.mean).sum()),
                "structure of the beam finer than its knots"),
-        _Frame("reflection (moves against it)", found.reflected.rms, found.reflected.noise,
+        _ResidualFrame("reflection (moves against it)", found.reflected.rms, found.reflected.noise,
                int(np.isfinite(found.reflected.mean).sum()), "light reflected between camera and projector"),
-        _Frame("detectors (fixed in the camera), later - earlier", change, change_noise, count,
+        _ResidualFrame("detectors (fixed in the camera), later - earlier", change, change_noise, count,
                "a response that changed; the constant part is the flat"),
     ]  # fmt: skip
     columns = (
         text_column("frame", "name"),
         measured_column("rms (‰)", "rms", error="error", scale=1e3),
         _per_mil_column("noise (‰)", "noise"),
-        Column("beyond noise (‰)", _Frame.beyond_cell),
+        Column("beyond noise (‰)", _ResidualFrame.beyond_cell),
         text_column("possible cause", "cause"),
     )
     return table_of(frames, columns)

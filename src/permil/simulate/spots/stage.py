@@ -273,7 +273,7 @@ def write_truth(bench: SpotBench, planned: Sequence[PlannedExposure], truths: Se
     }
     flat = bench.maps.flat()
     nothing = np.zeros(flat.shape)
-    write_image(folder / "flat.fits", flat, nothing, nothing, header={"CONTENT": ("true flat", "what this is"), **header})
+    write_image(folder / "flat.fits", flat, nothing, nothing, header={"CONTENT": ("true flat", "content of the image"), **header})
     maps = bench.maps
     planes = (
         ("EFFICIENCY", maps.efficiency, "", "quantum efficiency over its mean"),
@@ -283,10 +283,10 @@ def write_truth(bench: SpotBench, planned: Sequence[PlannedExposure], truths: Se
         ("AREA", maps.area, "", "pixel area in the flat: minus the divergence"),
         ("DIFFUSION_FLAT", maps.diffusion_flat, "", "diffusion in the flat: half the Laplacian"),
     )
-    hdus = [fits.PrimaryHDU(header=provenance({"CONTENT": ("true sensor maps", "what this is"), **header}))]
+    hdus = [fits.PrimaryHDU(header=provenance({"CONTENT": ("true sensor maps", "content of the image"), **header}))]
     for name, image, unit, meaning in planes:
         hdu = fits.ImageHDU(image.astype(np.float32), name=name)
-        hdu.header["CONTENT"] = (meaning, "what this is")
+        hdu.header["CONTENT"] = (meaning, "content of the image")
         if unit:
             hdu.header["BUNIT"] = unit
         hdus.append(hdu)

@@ -28,7 +28,7 @@ from permil.flat.joint.photodiode_fit import (
     _amplitude_prior,
     _Components,
     _gains,
-    _Search,
+    _HypothesisPosterior,
     fit_photodiode,
     marginal,
 )
@@ -82,7 +82,7 @@ def test_evidence_is_the_likelihood_of_the_contrasts_averaged_over_noise_and_amp
     time, information, pull = readings(rng, drift=1e-3)
     used = np.ones(COUNT, dtype=bool)
     contrasts = Contrasts.of(information, pull, constants(np.zeros((COUNT, 0)), COUNT), used)
-    search = _Search(time, np.zeros(COUNT, dtype=np.int64), contrasts, 2e-3, [1])
+    search = _HypothesisPosterior(time, np.zeros(COUNT, dtype=np.int64), contrasts, 2e-3, [1])
     components = _Components.of(time, np.zeros(COUNT, dtype=np.int64), [])
     posterior = search.posterior(components)
     smooth, length = KERNELS[1]
@@ -215,13 +215,22 @@ def test_outlying_readings_are_found_and_no_others(count):
     assert abs(found.model.white - 1e-4) < 4 * found.model.white_err
 
 
-def test_readings_that_repeat_one_value_are_stuck():
+@pytest.mark.parametrize("first", [5, 20, 30])
+def test_readings_that_repeat_one_value_are_stuck(first):
+    """The first of them is a measurement, however many follow."""
     rng = np.random.default_rng(5)
     reading, time = np.log(0.5 + 1e-3 * rng.standard_normal(40)), np.arange(40.0)
-    reading[20:] = reading[20]
-    assert list(np.flatnonzero(stuck_readings(reading, time))) == list(range(20, 40))
-    reading[25] = np.nan
-    assert list(np.flatnonzero(stuck_readings(reading, time))) == [*range(20, 25), *range(26, 40)]
+    reading[first:] = reading[first]
+    assert list(np.flatnonzero(stuck_readings(reading, time))) == list(range(first + 1, 40))
+    reading[35] = np.nan
+    assert list(np.flatnonzero(stuck_readings(reading, time))) == [*range(first + 1, 35), *range(36, 40)]
+
+
+def test_readings_of_several_exposures_or_a_coarse_converter_are_not_stuck():
+    rng = np.random.default_rng(5)
+    time = np.arange(40.0)
+    shared = np.repeat(np.log(0.5 + 1e-3 * rng.standard_normal(20)), 2)
+    assert not stuck_readings(shared, time).any()
     coarse = np.log(0.5 + np.round(np.linspace(0, 1e-3, 40), 4))
     assert not stuck_readings(coarse, time).any()
 

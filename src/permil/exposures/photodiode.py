@@ -25,13 +25,10 @@ def repeated_readings(readings: FloatArray) -> BoolArray:
     known = np.flatnonzero(np.isfinite(readings))
     is_same = np.diff(readings[known], prepend=np.nan) == 0
     changed = readings[known[~is_same]]
+    repetitions = np.diff(np.flatnonzero(~is_same), append=len(known))
     repeated = np.zeros(len(readings), dtype=bool)
-    # Where most readings repeat, one was taken for several exposures.
-    if (
-        len(changed) >= _FEWEST
-        and 2 * np.count_nonzero(is_same) < len(known)
-        and not _is_coarse(changed[changed < changed.max()])
-    ):
+    # Where most values are repeated, one reading was taken for several exposures.
+    if len(changed) >= _FEWEST and np.median(repetitions) < 2 and not _is_coarse(changed[changed < changed.max()]):
         repeated[known[is_same]] = True
     return repeated
 

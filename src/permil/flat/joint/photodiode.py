@@ -23,9 +23,6 @@ REPORT_LIMIT = 3.5
 _FEWEST_DIFFERENCES, _CLEARLY = 20, 0.5
 """Fewest exposures in a row, and the ratio of scatters, from which readings follow the exposure before."""
 
-_STUCK = 6
-"""Exposures in a row with one value, from which the photodiode is stuck."""
-
 
 @dataclass(frozen=True)
 class Drift:
@@ -205,22 +202,10 @@ def _precision(covariance: FloatArray, fixed: FloatArray) -> FloatArray:
 
 
 def stuck_readings(log_photodiode: FloatArray, time: FloatArray) -> BoolArray:
-    """Return which readings repeat one value, exposure after exposure, while others of the campaign vary, or are saturated."""
+    """Return which readings are exactly that of the exposure before, or saturated; those of a coarse converter are not."""
     order = np.argsort(time, kind="stable")
     stuck = saturated_readings(log_photodiode)
     stuck[order] |= repeated_readings(log_photodiode[order])
-    order = order[np.isfinite(log_photodiode[order])]
-    if len(order) < _STUCK:
-        return stuck
-    values = log_photodiode[order]
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(values) != 0) + 1, [len(values)]])
-    runs = np.diff(starts)
-    # A coarse converter repeats values everywhere; a photodiode that is stuck does not.
-    if np.median(runs) > 2 and len(runs) > 1:
-        return stuck
-    for start, length in zip(starts[:-1], runs, strict=True):
-        if length >= _STUCK:
-            stuck[order[start : start + length]] = True
     return stuck
 
 

@@ -162,7 +162,7 @@ class JointSolution:
         stuck = unread & stuck_readings(exposures.log_photodiode, exposures.time)
         reasons = {int(number): self.tests.reason(int(number)) for number in np.flatnonzero(self.left_out | unread)}
         for number in np.flatnonzero(stuck & ~self.left_out):
-            reasons[int(number)] = "the photodiode repeats one value"
+            reasons[int(number)] = "photodiode reading repeated or saturated"
         return {number: reason or "photodiode reading off" for number, reason in reasons.items()}
 
     def fit(self, detector: DetectorSignals) -> DetectorFit:

@@ -26,7 +26,7 @@ _CLIP = 5.0
 _SMALLEST_EXCESS = 0.2
 _FITTED = 3
 """Scale and position of an exposure are fitted to it before its chi-square is taken."""
-_MOST_BYTES = 2**28
+_MOST_BYTES = 2**27
 """Memory of the fits of all detectors up to which they are kept."""
 _FEWEST_FREE = 10.0
 """Degrees of freedom below which the shape of an exposure is not tested."""

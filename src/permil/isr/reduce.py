@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from permil._kernels import isr as kernels
 from permil.arrays import ArrayPool, Float32Array, FloatArray, Int32Array
-from permil.camera import Amplifier, Camera, Detector
+from permil.camera import Camera, Detector
 from permil.engine import threaded_map
 from permil.errors import InputError, PermilError
 from permil.exposures import Checksums, RawFile
@@ -129,44 +129,9 @@ def reduce_raw_file(
     gain = calibration.gain_at(temperature)
     pool = pool or ArrayPool()
     image, mask = pool.empty(detector.shape, np.float32), pool.empty(detector.shape, np.int16)
-    groups = calibration.groups
-    indices = range(len(detector.amplifiers))
-
-    def segment(amplifier: Amplifier, pixels: Int32Array | None) -> Int32Array:
-        if getattr(_OWN, "pixels", np.empty(0)).shape != (amplifier.ny_raw, amplifier.nx_raw):
-            _OWN.pixels = np.empty((amplifier.ny_raw, amplifier.nx_raw), dtype=np.int32)
-        pixels = _OWN.pixels if pixels is None else pixels
-        if rows is None:
-            return raw_file.segment(amplifier.name, pixels)
-        return read_rows(raw_file, amplifier.name, rows, pixels=pixels)
-
-    def measure(index: int, pixels: Int32Array | None) -> tuple[Int32Array, Overscan, bool]:
-        amplifier = detector.amplifiers[index]
-        counts = segment(amplifier, pixels)
-        overscan = measure_overscan(counts, amplifier, calibration.overscan, saturation_adu=calibration.saturation_adu)
-        return counts[amplifier.data_slices[0]], overscan, is_dead(counts, overscan)
-
-    def reduce_rows(group: SegmentGroup, counts: list[Int32Array], overscans: Sequence[Overscan], part: slice) -> bool:
-        levels = np.array([overscan.level[part] for overscan in overscans])
-        own_rows = [each[part] for each in counts]
-        return kernels.reduce_segments(own_rows, (part.start, part.stop), group, gain[group.amplifiers], levels, image, mask)[1]
-
-    def reduce_one(index: int) -> tuple[Overscan, bool, bool]:
-        counts, overscan, dead = measure(index, None)
-        flagged = reduce_rows(groups[index], [counts], [overscan], slice(0, len(counts)))
-        return overscan, dead, flagged
-
-    def measure_one(index: int) -> tuple[Int32Array, Overscan, bool]:
-        amplifier = detector.amplifiers[index]
-        return measure(index, pool.empty((amplifier.ny_raw, amplifier.nx_raw), np.int32))
-
-    if calibration.crosstalk is None:
-        overscans, dead, flagged = zip(*threaded_map(reduce_one, indices), strict=True)
-    else:
-        counts, overscans, dead = zip(*threaded_map(measure_one, indices), strict=True)
-        parts = [slice(first, min(first + _ROWS_TOGETHER, len(counts[0]))) for first in range(0, len(counts[0]), _ROWS_TOGETHER)]
-        flagged = tuple(threaded_map(lambda part: reduce_rows(groups[0], list(counts), overscans, part), parts))
-    if any(flagged):
+    segments = _Segments(raw_file, calibration, calibration.groups, gain, image, mask, rows)
+    overscans, dead, has_saturated = segments.reduce_each() if calibration.crosstalk is None else segments.reduce_together(pool)
+    if has_saturated:
         grow_saturated(mask, calibration.saturation_grow)
     for index in np.flatnonzero(dead):
         part = detector.amplifiers[index].slices
@@ -188,6 +153,66 @@ def reduce_raw_file(
         ),
     )
     return reduced, overscans, dead
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """The segments of an open file, which are reduced into the image and the mask of the detector."""
+
+    raw_file: RawFile
+    calibration: Calibration
+    groups: list[SegmentGroup]
+    gain: FloatArray
+    image: Float32Array
+    mask: NDArray[np.int16]
+    rows: slice | None
+
+    def reduce_each(self) -> tuple[tuple[Overscan, ...], tuple[bool, ...], bool]:
+        """Reduce one segment after the other; return overscans, dead channels, and whether pixels are saturated."""
+
+        def reduce_one(index: int) -> tuple[Overscan, bool, bool]:
+            shape = self._shape(index)
+            if getattr(_OWN, "pixels", np.empty(0)).shape != shape:
+                _OWN.pixels = np.empty(shape, dtype=np.int32)
+            counts, overscan, dead = self._measure(index, _OWN.pixels)
+            return overscan, dead, self._to_electrons(index, [counts], [overscan], slice(0, len(counts)))
+
+        overscans, dead, saturated = zip(*threaded_map(reduce_one, range(len(self.gain))), strict=True)
+        return overscans, dead, any(saturated)
+
+    def reduce_together(self, pool: ArrayPool) -> tuple[tuple[Overscan, ...], tuple[bool, ...], bool]:
+        """Reduce rows of all segments at a time, for crosstalk; return the same as `reduce_each`."""
+
+        def measure_one(index: int) -> tuple[Int32Array, Overscan, bool]:
+            return self._measure(index, pool.empty(self._shape(index), np.int32))
+
+        counts, overscans, dead = zip(*threaded_map(measure_one, range(len(self.gain))), strict=True)
+        count = len(counts[0])
+        parts = [slice(first, min(first + _ROWS_TOGETHER, count)) for first in range(0, count, _ROWS_TOGETHER)]
+        saturated = threaded_map(lambda part: self._to_electrons(0, counts, overscans, part), parts)
+        return overscans, dead, any(list(saturated))
+
+    def _shape(self, index: int) -> tuple[int, int]:
+        amplifier = self.calibration.detector.amplifiers[index]
+        return amplifier.ny_raw, amplifier.nx_raw
+
+    def _measure(self, index: int, buffer: Int32Array) -> tuple[Int32Array, Overscan, bool]:
+        """Read a segment; return the counts of its data rows, its overscan, and whether the channel is dead."""
+        calibration, amplifier = self.calibration, self.calibration.detector.amplifiers[index]
+        if self.rows is None:
+            counts = self.raw_file.segment(amplifier.name, buffer)
+        else:
+            counts = read_rows(self.raw_file, amplifier.name, self.rows, pixels=buffer)
+        overscan = measure_overscan(counts, amplifier, calibration.overscan, saturation_adu=calibration.saturation_adu)
+        return counts[amplifier.data_slices[0]], overscan, is_dead(counts, overscan)
+
+    def _to_electrons(self, group: int, counts: Sequence[Int32Array], overscans: Sequence[Overscan], part: slice) -> bool:
+        """Reduce some rows of a group of segments; return whether pixels are saturated."""
+        segments = self.groups[group]
+        levels = np.array([overscan.level[part] for overscan in overscans])
+        own_rows = [each[part] for each in counts]
+        gain = self.gain[segments.amplifiers]
+        return kernels.reduce_segments(own_rows, (part.start, part.stop), segments, gain, levels, self.image, self.mask)[1]
 
 
 def is_dead(raw: NDArray[Any], overscan: Overscan) -> bool:

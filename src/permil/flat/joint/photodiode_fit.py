@@ -318,25 +318,22 @@ def _gains(products: FloatArray, size: int, relative: FloatArray) -> tuple[Float
         See `_HypothesisPosterior.posterior`.
     relative : ndarray, shape (hypotheses, trials, k)
     """
-    gain, quadratic = np.empty((2, *relative.shape[:2]))
     order = [*(1 + np.flatnonzero(relative.any(axis=(0, 1)))), 0]
-    # One hypothesis after the other, in the cache.
-    for number, own in enumerate(products[:, order][..., order]):
-        chi_square, roots = own[-1, -1], np.ones((relative.shape[1], len(order)))
-        np.sqrt(relative[number][:, np.array(order[:-1], dtype=np.int64) - 1], out=roots[:, :-1])
-        matrix = roots[:, :, None] * roots[:, None, :]
-        matrix *= own
-        np.einsum("tkk->tk", matrix)[:, :-1] += 1.0
-        matrix[:, -1, -1] = 2.0 * chi_square
-        try:
-            pivots = np.einsum("tkk->tk", np.linalg.cholesky(matrix)) ** 2
-            left, log_determinant = pivots[:, -1], np.log(pivots[:, :-1]).sum(axis=-1)
-        except np.linalg.LinAlgError:
-            # Variances so large that rounding of the products counts.
-            log_determinant, of_all = (np.linalg.slogdet(part)[1] for part in (matrix[:, :-1, :-1], matrix))
-            left = np.exp(of_all - log_determinant)
-        quadratic[number] = np.maximum(left - chi_square, 1e-14 * chi_square + 1e-300)
-        gain[number] = -size / 2 * np.log(quadratic[number] / chi_square) - log_determinant / 2
+    chi_square, roots = products[:, :1, 0], np.ones((*relative.shape[:2], len(order)))
+    np.sqrt(relative[..., np.array(order[:-1], dtype=np.int64) - 1], out=roots[..., :-1])
+    matrix = roots[..., :, None] * roots[..., None, :]
+    matrix *= products[:, None, order][..., order]
+    np.einsum("htkk->htk", matrix)[..., :-1] += 1.0
+    matrix[..., -1, -1] = 2.0 * chi_square
+    try:
+        pivots = np.einsum("htkk->htk", np.linalg.cholesky(matrix)) ** 2
+        left, log_determinant = pivots[..., -1], np.log(pivots[..., :-1]).sum(axis=-1)
+    except np.linalg.LinAlgError:
+        # Variances so large that rounding of the products counts.
+        log_determinant, of_all = (np.linalg.slogdet(part)[1] for part in (matrix[..., :-1, :-1], matrix))
+        left = np.exp(of_all - log_determinant)
+    quadratic = np.maximum(left - chi_square, 1e-14 * chi_square + 1e-300)
+    gain = -size / 2 * np.log(quadratic / chi_square) - log_determinant / 2
     return gain, quadratic
 
 

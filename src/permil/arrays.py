@@ -10,6 +10,7 @@ import re
 import warnings
 from collections import defaultdict
 from decimal import Decimal
+from functools import lru_cache
 from math import prod
 from numbers import Real
 from typing import Any
@@ -211,7 +212,13 @@ def parse_unit(text: str | u.UnitBase) -> u.UnitBase | None:
     """
     if not isinstance(text, u.UnrecognizedUnit) and isinstance(text, u.UnitBase | u.function.FunctionUnitBase):
         return None if text == u.dimensionless_unscaled else _with_one_count(text)
-    text = str(text).strip().replace("\u2212", "-")
+    return _parsed(str(text))
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> u.UnitBase | None:
+    """Return what `parse_unit` returns for a text."""
+    text = text.strip().replace("\u2212", "-")
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1].strip()
     if text.lower() in _NO_UNIT:

@@ -328,7 +328,9 @@ def _spot_numbers(catalog: SpotCatalog, columns: int, rows: int) -> IntArray:
 
 def grouped_median(values: FloatArray, group: IntArray, groups: int) -> FloatArray:
     """Return the median of each group, NaN for empty ones."""
-    order = np.lexsort((values, group))
+    order = np.argsort(values)
+    # NumPy sorts small integers in linear time.
+    order = order[np.argsort(group[order].astype(np.min_scalar_type(groups)), kind="stable")]
     counts = np.bincount(group, minlength=groups)
     starts = np.cumsum(counts) - counts
     median = np.full(groups, np.nan)

@@ -7,7 +7,7 @@ drawn for each seed from a normal distribution of the size given. Rows:
 ``c``  a random walk of 1e-3
 ``d``  a step of 2e-3 between scan and pointings
 ``j``  scan in random order
-``e``  boards whose temperature moves by 1.5 deg C, coefficient not handed over; ``e-one``: pointings that read one board
+``e``  boards whose temperature moves by 1.5 deg C, coefficient not given; ``e-one``: pointings that read one board
 ``f``  curvature of 2e-3 that differs between amplifiers, no table; reduced with ``isr.linearity: measured``
 ``g``  gains wrong by 5e-3
 ``i``  all of them, weather of 5e-4, and an amplifier whose gain steps by 2e-3

@@ -515,7 +515,7 @@ def test_absurd_cards_of_compressed_segments(write_raw: RawWriter, bin8: Camera,
     readers = (lambda: read_raw(path, bin8, checksums="off").segments["C14"], lambda: _mapped_segment(path, bin8))
     for read in readers:
         if (name, value) == ("ZTILE1", 10**30):
-            # A tile that is said to be larger than the image ends with it.
+            # A tile whose stated size exceeds the image ends with it.
             np.testing.assert_array_equal(read(), true)
         else:
             with pytest.raises(RawFormatError, match=path.name):

@@ -65,7 +65,7 @@ def test_rounded_temperatures_are_smoothed_with_true_errors(amplitude, alike, se
         errors = found.errors - found.errors.mean(axis=1, keepdims=True)
         parts.append(np.mean(error**2) / np.mean(np.sum(errors**2, axis=0)))
         assert abs(found.value.mean()) < 1e-12
-    # Thermometers that do not round alike are said to be worse than they are.
+    # Thermometers with different rounding get errors that are too large.
     assert np.mean(parts) < 1.3
     assert not alike or np.mean(parts) > 0.2
     assert np.mean(ratios) < (0.7 if alike else 1.0)

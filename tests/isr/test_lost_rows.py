@@ -273,7 +273,7 @@ def test_a_superbias_leaves_damaged_rows_out_and_names_them(detector, bin8, make
     ]
     image = read_image(product).image
     assert np.abs(image - structure).max() < 6 * 5 / np.sqrt(3)
-    # Without any noise or structure a bias cannot be told from damage; it has no data.
+    # Without any noise or structure a bias cannot be distinguished from damage; it has no data.
     blank = reduce_segments(
         make_raw(detector, np.zeros(detector.shape), rng, noise=0.0), bias_calibration(detector, overscan=OverscanOptions())
     )

@@ -215,9 +215,9 @@ def test_an_unknown_bend_of_the_response_is_in_the_errors() -> None:
 def test_wrong_gains_are_found_and_no_others() -> None:
     settings = Amplifiers(shape=(700, 512), count=12, groups=2)
     gains, _, points = campaign(3140, settings)
-    handed_over = gains.copy()
-    handed_over[[3, 11]] *= [1.02, 0.98]
-    found = measured(points, settings.count).ratio(handed_over)
+    configured = gains.copy()
+    configured[[3, 11]] *= [1.02, 0.98]
+    found = measured(points, settings.count).ratio(configured)
     assert np.flatnonzero(found.contradicts).tolist() == [3, 11]
     assert found.ratio[[3, 11]] == pytest.approx([1 / 1.02, 1 / 0.98], abs=4 * float(found.error.max()))
     # Amplifiers that agree have the mean 1, whatever the others are.
@@ -228,10 +228,10 @@ def test_wrong_gains_are_found_and_no_others() -> None:
 def test_gains_with_errors_of_5e3_are_corrected() -> None:
     settings = Amplifiers(shape=(1000, 512), count=16, groups=3)
     gains, _, points = campaign(3150, settings)
-    handed_over = gains * (1 + 5e-3 * np.random.default_rng(3151).standard_normal(settings.count))
-    found = measured(points, settings.count).ratio(handed_over)
-    corrected = np.log(handed_over * found.ratio / gains)
-    assert np.std(np.log(handed_over / gains)) > 3e-3
+    configured = gains * (1 + 5e-3 * np.random.default_rng(3151).standard_normal(settings.count))
+    found = measured(points, settings.count).ratio(configured)
+    corrected = np.log(configured * found.ratio / gains)
+    assert np.std(np.log(configured / gains)) > 3e-3
     assert np.std(corrected) < 1.5e-3
 
 

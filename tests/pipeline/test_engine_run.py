@@ -187,7 +187,7 @@ def test_interrupt_ends_the_run_with_a_sentence(raw: Path, tmp_path: Path, begun
     deadline = time.monotonic() + 300
     while not list(out.glob(begun)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    # As a terminal does it: every process of the run is told.
+    # As a terminal does: every process of the run gets the signal.
     os.killpg(process.pid, signal.SIGINT)
     _, messages = process.communicate(timeout=300)
     assert process.returncode == 130, messages

@@ -1,4 +1,4 @@
-"""What a run is said to need before it begins."""
+"""Announced time, disk space and memory of a run."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ def test_gains_of_a_run_are_measured_and_a_wrong_one_is_named(measured: Path) ->
     assert table["contradicts"].tolist() == (~others).tolist()
     messages = (measured / "messages.txt").read_text()
     assert f"{DETECTOR} {wrong}: the noise of its images wants a gain" in messages
-    # The mean of the gains that were handed over is kept.
-    assert np.mean(table["gain"]) == pytest.approx(np.mean(table["handed_over"]), rel=1e-9)
+    # The mean of the configured gains is kept.
+    assert np.mean(table["gain"]) == pytest.approx(np.mean(table["configured"]), rel=1e-9)
 
 
 def test_measured_gains_are_a_table_of_gains(measured: Path) -> None:
@@ -99,13 +99,13 @@ def test_without_repeated_images_nothing_can_be_measured(tmp_path: Path) -> None
         run_pipeline(load_config(tmp_path / "config.yaml", ["pipeline.workers=1", "isr.photon_transfer=true"]), stages=ISR)
 
 
-def test_linearity_of_a_run_adds_differences_to_the_table_handed_over(reduced: Path) -> None:
+def test_linearity_of_a_run_adds_differences_to_the_configured_table(reduced: Path) -> None:
     folder, camera = RunFolder(reduced), load_camera("lsstcam-bin8")
     table, truth = read_table(folder.measured_linearity), truth_of(reduced)
-    handed_over = np.array([truth[str(amp)][1] for amp in table["amp"]])
-    change = np.asarray(table["a1"]) - handed_over
+    configured = np.array([truth[str(amp)][1] for amp in table["amp"]])
+    change = np.asarray(table["a1"]) - configured
     assert np.asarray(table["loss"]).mean() == pytest.approx(0.0, abs=1e-12)
-    # The table that was handed over is the true one.
+    # The configured table is the true one.
     assert np.all(np.abs(change) < 5 * np.asarray(table["a1_err"]))
     curves = linearity_from_table(table, camera[DETECTOR], camera=camera)
     assert [curve.coefficients[0, 2] for curve in curves] == pytest.approx(np.asarray(table["a1"]).tolist())
@@ -162,8 +162,8 @@ def test_runs_that_apply_what_was_measured(tmp_path: Path) -> None:
     run("isr.linearity=measured", "isr.photon_transfer=true")
     gains = read_table(folder.measured_gains)
     true_gains = np.array([truth[str(amp)][0] for amp in gains["amp"]])
-    before, after = (np.std(np.log(np.asarray(gains[name]) / true_gains)) for name in ("handed_over", "gain"))
-    print(f"gains: handed over {before:.2e} rms, measured {after:.2e}, errors {np.median(gains['ratio_err']):.2e}")
+    before, after = (np.std(np.log(np.asarray(gains[name]) / true_gains)) for name in ("configured", "gain"))
+    print(f"gains: configured {before:.2e} rms, measured {after:.2e}, errors {np.median(gains['ratio_err']):.2e}")
     assert after < 0.6 * before
     run("isr.linearity=measured", "isr.gains=measured")
     header = read_image(folder.flat("red", DETECTOR)).header
@@ -185,7 +185,7 @@ def test_wrong_gains_are_measured_with_brighter_fatter(tmp_path: Path, seed: int
     run_pipeline(load_config(tmp_path / "config.yaml", ["pipeline.workers=1", "isr.photon_transfer=true"]), stages=ISR)
     gains, truth = read_table(RunFolder(tmp_path).measured_gains), truth_of(tmp_path)
     true = np.array([truth[str(amp)][0] for amp in gains["amp"]])
-    before, after = (np.std(np.log(np.asarray(gains[name]) / true)) for name in ("handed_over", "gain"))
-    print(f"gains: handed over {before:.2e} rms, measured {after:.2e}, errors {np.median(gains['gain_err'] / gains['gain']):.2e}")
+    before, after = (np.std(np.log(np.asarray(gains[name]) / true)) for name in ("configured", "gain"))
+    print(f"gains: configured {before:.2e} rms, measured {after:.2e}, errors {np.median(gains['gain_err'] / gains['gain']):.2e}")
     assert after < 0.6 * before
     assert after < 1.6 * float(np.median(gains["gain_err"] / gains["gain"]))

@@ -25,7 +25,7 @@ def write_measured(run: SyntheticRun, camera: Camera) -> None:
         {
             "detector": [name] * len(amps),
             "amp": amps,
-            "handed_over": np.full(len(amps), 1.25),
+            "configured": np.full(len(amps), 1.25),
             "measured": 1.25 * ratio,
             "measured_err": np.full(len(amps), 0.005),
             "systematic_err": np.full(len(amps), 0.001),

@@ -130,7 +130,7 @@ def test_a_range_begins_with_its_smaller_value():
         simulate_campaign(preset="mini", sensor={"pixel_strength": (0.5, 0.2)})
 
 
-def test_truth_is_written_and_not_handed_over(tmp_path: Path):
+def test_truth_is_written_and_not_given_to_the_reduction(tmp_path: Path):
     made = bench(handover={"defects": False}, sensor=COUNTS | {"hot_pixels": 5})
     simulate_bench(made.config, tmp_path, workers=1)
     table = read_table(tmp_path / "truth" / "defects.ecsv")

@@ -1,4 +1,4 @@
-"""Temperatures of boards, steps of gains, curvature, and the gains that are handed over, against what was asked for."""
+"""Temperatures of boards, steps of gains, curvature and the gains given to the reduction, against the configuration."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_detectors_of_a_board_share_its_temperature():
     assert temperatures["R22_S10"] == temperatures["R22_S12"] != temperatures["R22_S20"]
 
 
-def test_the_coefficient_is_handed_over_unless_withheld(tmp_path):
+def test_the_coefficient_is_in_the_configuration_unless_withheld(tmp_path):
     warm = {"electronics": {"temperature_amplitude": 1.5}}
     known = bench(83, **warm)
     withheld = bench(83, **warm, handover={"temperature_coefficient": False, "linearity": False})

@@ -1,4 +1,4 @@
-"""Whole campaigns: bytes, truth, resumption, and what is handed over."""
+"""Whole campaigns: bytes, truth, resumption, and inputs of the reduction."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_temperature_changes_counts_and_header_together(tmp_path, bin8: Camera):
     assert handed["temperature_reference"] == pytest.approx(np.mean([9.875, 9.875, -4.3125, -0.4375, -1.5625, -0.5]))
 
 
-def test_handed_over_tables(small_campaign: SimulationSummary):
+def test_tables_for_the_reduction(small_campaign: SimulationSummary):
     folder = small_campaign.folder
     truth = Table.read(folder / "truth" / "gains.ecsv")
     gains, linearity = Table.read(folder / "gains.ecsv"), Table.read(folder / "linearity.ecsv")

@@ -272,7 +272,7 @@ def test_files_in_folders(tmp_path):
 
 
 def _spoiled(folder, catalogs):
-    """Write catalogs that cannot be used, each for another reason; return what is said of each."""
+    """Write catalogs that cannot be used, each for another reason; return the message about each."""
     good = _write(folder, [replace(catalogs[0], exposure="spoiled")], suffix="_cut")[0]
     good.write_bytes(good.read_bytes()[:-5760])
     (folder / "text.fits").write_text("no FITS")

@@ -48,7 +48,7 @@ def test_error_of_a_circle_adds_up_along_rows() -> None:
 
 
 def test_background_answers_to_rows_as_to_a_shifted_row() -> None:
-    """What is said of a row is what happens when its level is raised."""
+    """The stated response of a row is that of a raised level."""
     rng = np.random.default_rng(5)
     shape = (320, 320)
     image = rng.normal(50, 5, shape).astype(np.float32)

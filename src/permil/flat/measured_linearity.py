@@ -56,14 +56,14 @@ def write_measured_linearity(run: Run, leds: Sequence[str]) -> list[str]:
         return []
     isr = config.isr
     detectors = list(dict.fromkeys(str(name) for name in read_table(folder.gains, columns=("detector",))["detector"]))
-    handed_over = None if isr.linearity == "none" else read_table(isr.linearity, columns=("detector",), purpose="linearity table")
-    by_knots = handed_over is not None and "a1" not in {name.strip().casefold() for name in handed_over.colnames}
+    configured = None if isr.linearity == "none" else read_table(isr.linearity, columns=("detector",), purpose="linearity table")
+    by_knots = configured is not None and "a1" not in {name.strip().casefold() for name in configured.colnames}
     rows: list[tuple[Any, ...]] = []
     for name in detectors:
         detector = camera[name]
         curves = [LinearityCurve.identity()] * len(detector.amplifiers)
-        if handed_over is not None:
-            curves = list(linearity_from_table(handed_over, detector, path=isr.linearity, camera=camera))
+        if configured is not None:
+            curves = list(linearity_from_table(configured, detector, path=isr.linearity, camera=camera))
         gains = read_gains(isr, detector, camera=camera).gain
         for amplifier, curve, gain in zip(detector.amplifiers, curves, gains, strict=True):
             loss, error = losses.get((name, amplifier.name), (0.0, np.nan))

@@ -236,7 +236,7 @@ def _messages(vendor: str, names: Sequence[tuple[str, str]], fit: TransferGains,
 
 def gain_table(rows: Sequence[tuple[object, ...]], meta: Mapping[str, object]) -> Table:
     """Return the table of measured gains; it can be given to ``isr.gains``."""
-    gains = ("gain", "gain_err", "handed_over", "measured", "measured_err", "systematic_err")
+    gains = ("gain", "gain_err", "configured", "measured", "measured_err", "systematic_err")
     names = ("detector", "amp", "vendor", *gains, "ratio", "ratio_err", "pull", "inconsistency", "contradicts")
     table = Table(rows=list(rows), names=names, dtype=("U16", "U8", "U8", *["f8"] * 10, "?"))
     for name in gains:

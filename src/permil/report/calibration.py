@@ -35,7 +35,7 @@ Amplifiers = Mapping[tuple[str, str], Row]
 """Rows of a table by the names of detector and amplifier."""
 
 _GAIN_COLUMNS = (
-    "detector", "amp", "handed_over", "measured", "measured_err", "systematic_err", "ratio", "ratio_err", "pull", "contradicts",
+    "detector", "amp", "configured", "measured", "measured_err", "systematic_err", "ratio", "ratio_err", "pull", "contradicts",
 )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def amplifier_table(gains: Amplifiers, losses: Amplifiers, steps: Mapping[str, A
         return result_cell("gain_ratio", number_in(row, "ratio") - 1.0, number_in(row, "ratio_err"), verdict=verdict)
 
     of_gains = (
-        decimal_column("configured gain (e⁻/adu)", "handed_over", 4),
+        decimal_column("configured gain (e⁻/adu)", "configured", 4),
         measured_column("measured (e⁻/adu)", measured),
         Column(QUANTITIES["gain_ratio"].heading, ratio),
         decimal_column("over its error", "pull", 2),

@@ -116,7 +116,7 @@ def simulate_spots(config: SimulateSpotsConfig, folder: str | Path, *, workers: 
     planned = planned_exposures(config, truths)
     truth_folder = RunFolder(folder).truth / TRUTH_FOLDER
     write_truth(bench, planned, truths, truth_folder)
-    configuration = _hand_over(config, folder)
+    configuration = _write_inputs(config, folder)
     flats = WrittenFiles(0, 0, 0)
     if config.flats.images:
         flats = write_campaign(bench_recipe(config), folder, workers=workers)
@@ -172,7 +172,7 @@ def _write_file(task: _FileTask) -> tuple[bool, int]:
     return False, size
 
 
-def _hand_over(config: SimulateSpotsConfig, folder: Path) -> Path:
+def _write_inputs(config: SimulateSpotsConfig, folder: Path) -> Path:
     """Write the tables and the configuration of the reduction; return the path of the configuration."""
     bench = bench_of(bench_recipe(config))
     content = handover.configuration(bench, handover.write_tables(bench, folder), flats=config.flats.images > 0)

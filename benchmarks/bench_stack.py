@@ -59,7 +59,7 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
     from permil.beam.model import SplineTable
     from permil.camera.frames import detector_to_ccs
     from permil.config.isr import IsrConfig
-    from permil.flat.detector_flat import combine_detector
+    from permil.flat.combine import combine_detector
     from permil.flat.divide import sampling_step
     from permil.flat.joint.light import ExposureLight, JointLight
     from permil.flat.pointings import LitExposure, Pointing

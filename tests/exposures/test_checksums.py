@@ -19,7 +19,7 @@ from permil.config.exposures import ExposuresConfig
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, FileWarning, InputError, RawFormatError
 from permil.exposures import RawFile, build_index, read_exposure, read_raw
-from permil.exposures.checksums import sum_of_words
+from permil.exposures.hdu import sum_of_words
 from permil.exposures.segment_rows import read_rows
 from permil.isr.bias_exposures import build_superbias
 from permil.isr.calibration.superbias import superbias_notes

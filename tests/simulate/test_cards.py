@@ -10,7 +10,7 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from permil.exposures.checksums import sum_of_words
+from permil.exposures.hdu import sum_of_words
 from permil.simulate.headers import HeaderTemplate, compress_rows, encode_checksum, format_card, word_sum
 
 

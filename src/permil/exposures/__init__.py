@@ -1,6 +1,5 @@
 """Exposures: headers and names of raw files, the index of all exposures, raw segments and their assembly."""
 
-from permil.exposures.checksums import Checksums
 from permil.exposures.classify import BIAS, OTHER, POINTING, SCAN, SPOT, classify, position_table
 from permil.exposures.consistency import Duplicate
 from permil.exposures.exposure import LEDS, Exposure, exposures_to_table, in_time_order, read_exposure
@@ -15,7 +14,7 @@ from permil.exposures.file_names import (
     run_and_job,
     run_folder,
 )
-from permil.exposures.hdu import warn_of_file
+from permil.exposures.hdu import Checksums, warn_of_file
 from permil.exposures.index import Index, Unreadable, build_index, find_files, summarise_files
 from permil.exposures.positions import RunOffset, measure_offsets, require_one_kind, resolve_positions
 from permil.exposures.raw_file import RawDetector, RawFile, RawHeaders, RowPlaces, assemble, read_raw

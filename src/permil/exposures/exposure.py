@@ -20,7 +20,6 @@ from permil.camera import Camera, Detector
 from permil.camera.model import SERIAL_PREFIX, detector_key, serial_key
 from permil.errors import InputError
 from permil.exposures.cards import Cards
-from permil.exposures.checksums import CHANGED_HEADER, Checksums, has_changed_header
 from permil.exposures.file_names import (
     CcobFolder,
     FileName,
@@ -32,7 +31,17 @@ from permil.exposures.file_names import (
     parse_obsid,
     run_and_job,
 )
-from permil.exposures.hdu import BLOCK, fits_stream, is_compressed, read_primary_header, read_structure, warn_of_file
+from permil.exposures.hdu import (
+    BLOCK,
+    CHANGED_HEADER,
+    Checksums,
+    fits_stream,
+    has_changed_header,
+    is_compressed,
+    read_primary_header,
+    read_structure,
+    warn_of_file,
+)
 
 LEDS = ("uv", "blue", "red", "nm750", "nm850", "nm960")
 NAN = math.nan

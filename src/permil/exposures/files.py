@@ -15,9 +15,9 @@ from permil.camera import Camera
 from permil.config import Config
 from permil.config.exposures import ExposuresConfig
 from permil.errors import ConfigError, InputError, PhotodiodeError
-from permil.exposures.checksums import Checksums
 from permil.exposures.classify import POINTING, SCAN
 from permil.exposures.consistency import RegistryEntry
+from permil.exposures.hdu import Checksums
 from permil.exposures.index import Index, Unreadable, build_index, summarise_files
 from permil.exposures.raw_file import assemble, read_raw
 from permil.products import RunFolder, check_output, provenance, read_table, write_hdus, write_table

@@ -19,7 +19,6 @@ from permil.arrays import BoolArray
 from permil.camera import Camera
 from permil.config.exposures import ExposuresConfig
 from permil.errors import InputError
-from permil.exposures.checksums import Checksums
 from permil.exposures.classify import OTHER, classify
 from permil.exposures.consistency import (
     Duplicate,
@@ -34,7 +33,7 @@ from permil.exposures.consistency import (
 )
 from permil.exposures.exposure import LEDS, Exposure, columns_to_table, exposures_to_table, read_exposure
 from permil.exposures.file_names import is_fits_name, is_packed_name
-from permil.exposures.hdu import reading
+from permil.exposures.hdu import Checksums, reading
 from permil.exposures.positions import RunOffset, groups, resolve_positions
 from permil.products import is_product
 from permil.progress import parallel_map

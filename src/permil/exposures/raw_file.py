@@ -29,9 +29,21 @@ from permil.engine import threaded_map
 from permil.engine.call import count_mapped
 from permil.errors import InputError, OutputError, RawFormatError
 from permil.exposures.cards import Cards
-from permil.exposures.checksums import CHANGED_HEADER, Checksums, find_fault, has_changed_header, has_sums, sum_of_words
 from permil.exposures.exposure import identify_detector
-from permil.exposures.hdu import Hdu, fits_stream, is_compressed, read_structure, reading, warn_of_file
+from permil.exposures.hdu import (
+    CHANGED_HEADER,
+    Checksums,
+    Hdu,
+    find_fault,
+    fits_stream,
+    has_changed_header,
+    has_sums,
+    is_compressed,
+    read_structure,
+    reading,
+    sum_of_words,
+    warn_of_file,
+)
 from permil.exposures.segments import check_geometry, find_segments, image_size
 from permil.exposures.tiles import decode_tiles, decompress, rice_coding, tile_places
 

@@ -18,8 +18,8 @@ from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import GridError, InputError, OutputError, PermilError, SpotError
 from permil.exposures import SPOT
-from permil.exposures.checksums import Checksums
 from permil.exposures.exposure import Exposure, read_exposure
+from permil.exposures.hdu import Checksums
 from permil.isr import Calibration
 from permil.isr.inputs import shared_calibration
 from permil.isr.reduce import reduce_file

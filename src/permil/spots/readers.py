@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 from permil.arrays import BoolArray, FloatArray, IntArray, parse_unit
 from permil.errors import InputError, RawFormatError
 from permil.exposures.cards import Cards
-from permil.exposures.checksums import sum_of_words
-from permil.exposures.hdu import read_structure
+from permil.exposures.hdu import read_structure, sum_of_words
 from permil.products import tables
 from permil.spots.catalog import (
     QUANTITIES,

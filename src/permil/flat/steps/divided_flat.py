@@ -15,7 +15,7 @@ from permil.camera import Camera, Detector, frames, shared_camera
 from permil.config import Config
 from permil.engine import background_calls, report_part
 from permil.errors import FlatError
-from permil.flat.detector_flat import DetectorFlat, combine_detector
+from permil.flat.combine import DetectorFlat, combine_detector
 from permil.flat.divide import lit_by_beam
 from permil.flat.orientation import (
     FEWEST_POSITIONS,

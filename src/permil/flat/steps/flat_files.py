@@ -17,6 +17,7 @@ from permil.camera import Camera, Detector, shared_camera
 from permil.config import Config
 from permil.engine import Work
 from permil.exposures import summarise_files
+from permil.flat.combine import DetectorFlat, good_pixels
 from permil.flat.composite import (
     MosaicGrid,
     MosaicPiece,
@@ -27,7 +28,6 @@ from permil.flat.composite import (
     mosaic_piece,
     response_histogram,
 )
-from permil.flat.detector_flat import DetectorFlat, good_pixels
 from permil.flat.divide import PointingFlat
 from permil.flat.pointings import LitPointing, Pointing
 from permil.flat.steps.exposures import FlatRequest

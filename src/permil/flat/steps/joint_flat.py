@@ -19,7 +19,7 @@ from permil.arrays import ArrayPool, Float32Array
 from permil.camera import Camera, shared_camera
 from permil.engine import background_calls, report_part, threaded_map
 from permil.errors import FlatError, InputError, RawFormatError
-from permil.flat.detector_flat import STRIP_ROWS, DetectorFlat, combine_detector
+from permil.flat.combine import STRIP_ROWS, DetectorFlat, combine_detector
 from permil.flat.divide import sampling_step
 from permil.flat.joint.file import read_errors, read_light
 from permil.flat.joint.light import ExposureLight, JointLight, mean_light

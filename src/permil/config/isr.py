@@ -38,7 +38,7 @@ class IsrConfig(Section):
         description="Which gain of an eotest results file is used: Fe55 (`GAIN`) or photon transfer curve (`PTC_GAIN`).",
     )
     photon_transfer: bool = Field(
-        False, description="Measure the gains from the noise of repeated images and compare them with those given."
+        False, description="Measure the gains from the noise of repeated images and compare them with the input gains."
     )
     linearity: Annotated[str, ConfigPath("none", "measured")] = Field(
         "none",

@@ -104,7 +104,7 @@ class ValidityConfig(Section):
     @model_validator(mode="after")
     def _in_order(self) -> ValidityConfig:
         if self.begin and self.end and datetime.fromisoformat(self.end) < datetime.fromisoformat(self.begin):
-            raise ValueError(f"the end, {self.end}, is before the begin, {self.begin}")
+            raise ValueError(f"the end, {self.end}, is before the beginning, {self.begin}")
         return self
 
 

@@ -58,11 +58,11 @@ class PlanLed(Section):
     """An LED of the acquisition files."""
 
     led: AnyLed = Field(description="name of the LED")
-    current_a: PositiveFloat | None = Field(None, description="current, A; by default the usual one of this LED")
-    exposure_s: PositiveFloat | None = Field(None, description="exposure time, s; by default the usual one of this LED")
+    current_a: PositiveFloat | None = Field(None, description="current, A; by default that of the LED")
+    exposure_s: PositiveFloat | None = Field(None, description="exposure time, s; by default that of the LED")
     electrons: PositiveFloat | None = Field(
         None,
-        description="electrons per pixel that this exposure gives at the beam's maximum; the time is then scaled to plan.electrons",
+        description="electrons per pixel at the beam's maximum for this exposure; the time is then scaled to plan.electrons",
     )
 
 
@@ -75,12 +75,12 @@ class PlanFiles(Section):
     per: Literal["raft", "board", "detector", "all"] = Field(
         "raft", description="pointings that share a file: those of a raft, a readout board, a detector, or all"
     )
-    leds: list[PlanLed] = Field([], description="LEDs in the order of acquisition; by default all six with usual settings")
+    leds: list[PlanLed] = Field([], description="LEDs in the order of acquisition; by default all six with default settings")
     offset_mm: tuple[float, float] = Field(
         (0.0, 0.0), description="XOFFSET and YOFFSET, mm, which the test stand adds to each point"
     )
     biases: Annotated[int, Field(ge=0)] = Field(10, description="biases before and after the images of a file")
-    readout_s: NotNegative = Field(3.0, description="time of an image beyond its exposure time, s")
+    readout_s: NotNegative = Field(3.0, description="time for an image in addition to its exposure time, s")
     move_s: NotNegative = Field(5.0, description="time of a move of the projector, s")
     bytes_per_pixel: PositiveFloat = Field(1.4, description="size of a raw file for each of its pixels; 4 without compression")
 
@@ -104,20 +104,20 @@ class PlanConfig(Section):
     )
     order: Literal["listed", "shuffled"] = Field(
         "listed",
-        description="order in time: as listed, or shuffled with the seed (which makes a drift look less like a gradient)",
+        description="order in time: as listed, or shuffled with the seed (so that a drift resembles a gradient less)",
     )
     passes: PositiveInt = Field(
-        1, description="passes over the positions, among which the images of each are divided, one or more in each"
+        1, description="number of passes; the images of each position are divided among them, at least one in each"
     )
     fiducial_every: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="one image at a central position, the same each time, after every so many visits (which measures a drift); 0: none",
+        description="number of visits after which an image is taken at a fixed central position, to measure drift; 0: none",
     )
     interleaved: bool = Field(
-        True, description="all LEDs at each position; if false, one LED after the other, each with files of its own"
+        True, description="all LEDs at each position; if false, one LED after the other, each with its own files"
     )
     budget_hours: PositiveFloat | None = Field(
-        None, description="time that `permil plan improve` may use; by default that of the plan itself"
+        None, description="time budget of `permil plan improve`; by default the time of the plan"
     )
     files: PlanFiles = Field(PlanFiles(), description="acquisition files")
     electrons: PositiveFloat = Field(50_000.0, description="electrons per pixel of one image at the beam's maximum")

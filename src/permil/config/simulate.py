@@ -50,14 +50,14 @@ class SimulateEffects(DetectorEffects):
 
     annealing: bool = Field(True, description="laser-annealing pattern in uv")
     bad_columns: bool = Field(True, description="columns of low response")
-    board_drift: bool = Field(True, description="gain of the readout boards that changes over the campaign")
+    board_drift: bool = Field(True, description="linear change of the counts of each readout board over the campaign")
     brighter_fatter: bool = Field(False, description="collected charge repels charge: noise of neighbouring pixels is correlated")
     detector_response: bool = Field(True, description="quantum efficiency that differs between detectors and vendors")
     dust: bool = Field(True, description="shadows of dust on the sensor")
     edge_rolloff: bool = Field(True, description="roll-off along the outer edges")
     gain_steps: bool = Field(True, description="gains of some amplifiers that change once during the campaign")
     hot_pixels: bool = Field(True, description="pixels of high dark current")
-    jitter: bool = Field(True, description="the stage misses the commanded position")
+    jitter: bool = Field(True, description="random error of the stage position")
     led_drift: bool = Field(True, description="lamp that brightens and fades slowly; the photodiode follows")
     led_instability: bool = Field(True, description="lamp that scatters between exposures; the photodiode follows")
     midline: bool = Field(True, description="response along the line between the two halves")
@@ -69,12 +69,12 @@ class SimulateEffects(DetectorEffects):
     prnu: bool = Field(True, description="response that differs from pixel to pixel")
     response_gradient: bool = Field(True, description="smooth change of response across a detector")
     ring: bool = Field(True, description="ring in the beam where its slope breaks")
-    rotation: bool = Field(True, description="stage axes turned against the camera's")
+    rotation: bool = Field(True, description="rotation of the stage's axes relative to the camera's")
     sensor_defects: bool = Field(
         True, description="dark, vampire, unstable and non-linear pixels, clusters, weak and dead columns"
     )
     structure: bool = Field(True, description="random structure of the beam")
-    temperature_drift: bool = Field(True, description="gain that follows the readout-board temperature")
+    temperature_drift: bool = Field(True, description="gain that depends on the temperature of the readout board")
     tree_rings: bool = Field(True, description="tree rings")
     weather: bool = Field(True, description="smooth variable patterns in the light that the photodiode does not measure")
 
@@ -97,7 +97,9 @@ class SimulateSensor(Section):
     """Response of the sensors, that is the true flat, and their defects."""
 
     prnu_rms: Fraction = Field(5e-3, description="pixel-to-pixel response, relative rms")
-    prnu_correlation: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.9, description="part of its variance common to all LEDs")
+    prnu_correlation: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.9, description="fraction of that variance common to all LEDs"
+    )
     tree_ring_rms: Fraction = Field(2e-3, description="tree rings, relative rms (times a factor of the LED)")
     tree_ring_width_mm: Positive = Field(0.12, description="sigma of one ring, mm")
     edge_depth: Fraction = Field(0.04, description="roll-off at the very edge, relative")
@@ -111,24 +113,26 @@ class SimulateSensor(Section):
     hot_pixel_rate: NotNegative = Field(500.0, description="mean dark current of a hot pixel, electrons per s")
     dark_pixels: Annotated[int, Field(ge=0)] = Field(0, description="dark pixels per detector")
     vampire_pixels: Annotated[int, Field(ge=0)] = Field(
-        0, description="bright pixels per detector that take their excess from the eight around them"
+        0, description="bright pixels per detector that draw charge from their eight neighbours"
     )
     dark_clusters: Annotated[int, Field(ge=0)] = Field(0, description="dark clusters of 3 x 3 pixels per detector")
-    pixel_strength: Range = Field((0.1, 0.9), description="loss or excess of these three, relative: smallest and largest")
+    pixel_strength: Range = Field((0.1, 0.9), description="loss or excess of these three kinds, relative: smallest and largest")
     weak_columns: Annotated[int, Field(ge=0)] = Field(0, description="weak columns per detector")
     weak_column_depth: Range = Field((0.03, 0.5), description="loss of a weak column, relative: smallest and largest")
-    dead_columns: Annotated[int, Field(ge=0)] = Field(0, description="dead columns per detector, which lose 85 % and more")
+    dead_columns: Annotated[int, Field(ge=0)] = Field(0, description="dead columns per detector, with a loss of 85 % or more")
     unstable_pixels: Annotated[int, Field(ge=0)] = Field(
         0, description="pixels per detector whose response jumps between two levels from exposure to exposure"
     )
-    unstable_strength: Range = Field((0.05, 0.5), description="rms of their response, relative: smallest and largest")
+    unstable_strength: Range = Field(
+        (0.05, 0.5), description="rms of the response of unstable pixels, relative: smallest and largest"
+    )
     nonlinear_pixels: Annotated[int, Field(ge=0)] = Field(0, description="non-linear pixels per detector")
     nonlinear_strength: Range = Field(
-        (0.1, 0.6), description="their loss at 50,000 electrons, proportional to the charge, relative: smallest and largest"
+        (0.1, 0.6), description="loss at 50,000 electrons, proportional to the charge, relative: smallest and largest"
     )
     dark_current: NotNegative = Field(0.05, description="dark current of a pixel, electrons per s")
     brighter_fatter: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
-        0.15, description="part of the photon variance that a flat of 50,000 electrons loses by the brighter-fatter effect"
+        0.15, description="fraction of the photon variance lost to the brighter-fatter effect at 50,000 electrons"
     )
     annealing_amplitude: Fraction = Field(0.01, description="laser-annealing pattern, relative amplitude in uv")
     annealing_period_mm: Positive = Field(1.5, description="period of that pattern, mm")
@@ -146,22 +150,24 @@ class SimulateElectronics(Section):
     row_drift_adu: NotNegative = Field(0.5, description="correlated change of the level from row to row, adu rms")
     gain_rms: Fraction = Field(0.025, description="scatter of true gains about nominal ones, relative")
     read_noise_rms: Fraction = Field(0.05, description="scatter of true read noise about nominal one, relative")
-    deferred_fraction: Fraction = Field(2e-4, description="charge of the last pixel that the first overscan pixel receives")
+    deferred_fraction: Fraction = Field(2e-4, description="fraction of the charge of the last pixel in the first overscan pixel")
     deferred_pixels: Positive = Field(1.5, description="e-folding length of the deferred charge, pixels")
     crosstalk: NotNegative = Field(2.5e-4, description="mean coefficient between neighbouring amplifiers of one half")
     crosstalk_rms: Fraction = Field(0.3, description="scatter of the coefficients, relative")
     curvature: Fraction = Field(2e-3, description="loss of response at the reference level, relative, mean over amplifiers")
-    curvature_rms: Fraction = Field(6e-4, description="rms of that loss between amplifiers; above the mean, some amplifiers gain")
+    curvature_rms: Fraction = Field(
+        6e-4, description="rms of that loss over amplifiers; above the mean, some losses are negative"
+    )
     curvature_level_adu: Positive = Field(45000.0, description="reference level of the curvature, adu above bias")
     temperature_coefficient: float = Field(-6.5e-4, description="relative change of the counts per deg C of the readout board")
-    temperature_coefficient_rms: NotNegative = Field(0.0, description="scatter of that between boards, per deg C")
+    temperature_coefficient_rms: NotNegative = Field(0.0, description="scatter of that coefficient between boards, per deg C")
     board_drift: Fraction = Field(
         0.0, description="linear change of a board's counts from the first to the last exposure, relative; rms over boards"
     )
     temperature_amplitude: NotNegative = Field(
-        0.1, description="amplitude of the swing of each readout board's temperature, half of peak to peak, deg C"
+        0.1, description="amplitude of the temperature of each readout board, half of peak to peak, deg C"
     )
-    temperature_period_s: Positive = Field(1200.0, description="period of that swing, s; the phase differs between boards")
+    temperature_period_s: Positive = Field(1200.0, description="period of that temperature, s; the phase differs between boards")
     cosmic_ray_rate: NotNegative = Field(0.02, description="cosmic rays per cm2 and s")
 
 
@@ -194,8 +200,10 @@ class SimulateWeather(Section):
 class SimulateGainSteps(Section):
     """Gains that change once."""
 
-    count: Annotated[int, Field(ge=0)] = Field(0, description="amplifiers or boards that step")
-    unit: Literal["amplifier", "board"] = Field("amplifier", description="units that step: single amplifiers, or whole boards")
+    count: Annotated[int, Field(ge=0)] = Field(0, description="number of amplifiers or boards whose gain steps")
+    unit: Literal["amplifier", "board"] = Field(
+        "amplifier", description="units whose gain steps: single amplifiers, or whole boards"
+    )
     size: Fraction = Field(2e-3, description="size of each step, relative; with a random sign")
     at: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.5, description="time of the step, as a fraction of the campaign's exposures"
@@ -285,10 +293,10 @@ NO_NUISANCES: dict[str, Any] = {
 class SimulateConfig(Section):
     """A campaign of the projector on a camera, with known truth."""
 
-    preset: Literal["mini", "raft", "focal-plane"] = Field("mini", description="named set of values; explicit keys win over it")
+    preset: Literal["mini", "raft", "focal-plane"] = Field("mini", description="named set of values; explicit keys override it")
     light: bool = Field(False, description="one image per pointing")
     nuisances: bool = Field(True, description="false: only photon noise, read noise, gains and the flat")
-    seed: Annotated[int, Field(ge=0)] = Field(1, description="seed of everything random")
+    seed: Annotated[int, Field(ge=0)] = Field(1, description="seed of all random numbers")
     camera: Annotated[str, ConfigPath(is_camera=True)] = Field("lsstcam-bin8", description="camera by name or file")
     rafts: tuple[RaftText, ...] = Field((), description="rafts with pointings; empty: all with science detectors")
     detectors: tuple[DetectorText, ...] = Field((), description="restrict to these detectors; empty: all of the rafts")
@@ -342,7 +350,7 @@ class SimulateSpotsEffects(DetectorEffects):
     displacement: bool = Field(True, description="pixel-area variation: charge is displaced from the light")
     distortion: bool = Field(True, description="optical distortion of the grid")
     efficiency: bool = Field(True, description="quantum efficiency that differs over the sensor")
-    jitter: bool = Field(True, description="the stage misses the commanded position")
+    jitter: bool = Field(True, description="random error of the stage position")
     lamp_drift: bool = Field(True, description="lamp that brightens or fades over the campaign")
     lamp_scatter: bool = Field(True, description="lamp that scatters between exposures")
     node_scatter: bool = Field(True, description="pinholes displaced from the nodes of the grid")
@@ -370,7 +378,7 @@ class SimulateSpotsMask(Section):
     halo_sigma_px: Positive = Field(10.4, description="sigma of the halo, pixels")
     distortion_px: NotNegative = Field(1.1, description="optical distortion, rms over both axes, pixels")
     distortion_degree: Annotated[int, Field(ge=2)] = Field(3, description="highest degree of the distortion polynomial")
-    node_scatter_px: NotNegative = Field(0.12, description="scatter of the pinholes' places, rms over both axes, pixels")
+    node_scatter_px: NotNegative = Field(0.12, description="scatter of the pinholes' positions, rms over both axes, pixels")
 
 
 class SimulateSpotsBackground(Section):
@@ -388,10 +396,10 @@ class SimulateSpotsMixture(Section):
     scale_px: Positive = Field(12.0, description="sigma of the smoothing Gaussian, pixels")
     high_pass_px: Positive = Field(30.0, description="sigma of the Gaussian of the subtracted large-scale structure, pixels")
     efficiency: NotNegative = Field(
-        0.6, description="share of quantum efficiency in the variance; shares are divided by their sum"
+        0.6, description="fraction of the variance due to quantum efficiency; fractions are normalised to a sum of 1"
     )
-    area: NotNegative = Field(0.4, description="share of pixel area in the variance")
-    diffusion: NotNegative = Field(0.0, description="share of diffusion in the variance")
+    area: NotNegative = Field(0.4, description="fraction of the variance due to pixel area")
+    diffusion: NotNegative = Field(0.0, description="fraction of the variance due to diffusion")
 
     @model_validator(mode="after")
     def _has_parts(self) -> SimulateSpotsMixture:
@@ -412,7 +420,7 @@ class SimulateSpotsSensor(Section):
     diffusion_rms_px2: NotNegative = Field(0.05, description="change of the charge's variance by diffusion, rms, pixel^2")
     diffusion_scale_px: Positive = Field(12.0, description="sigma of the smoothing Gaussian, pixels")
     dark_current: NotNegative = Field(0.05, description="dark current of a pixel, electrons per s")
-    mixture: SimulateSpotsMixture = Field(SimulateSpotsMixture(), description="parts of the flat with known shares")
+    mixture: SimulateSpotsMixture = Field(SimulateSpotsMixture(), description="parts of the flat with known fractions")
 
 
 class SimulateSpotsLamp(Section):
@@ -425,7 +433,7 @@ class SimulateSpotsLamp(Section):
 class SimulateSpotsCampaign(Section):
     """Exposures of a campaign."""
 
-    mode: Literal["dithered", "fixed"] = Field("dithered", description="each exposure at its own place, or all at one")
+    mode: Literal["dithered", "fixed"] = Field("dithered", description="each exposure at its own position, or all at one")
     exposures: Annotated[int, Field(ge=1)] = Field(100, description="spot exposures")
     biases: Count = Field(20, description="bias exposures before them")
     window_pitches: NotNegative = Field(10.5, description="side of the square of dithers, in pitches of the grid")
@@ -459,8 +467,8 @@ SPOTS_PRESETS: dict[str, dict[str, Any]] = {
 class SimulateSpotsConfig(Section):
     """A campaign of the spot projector on a sensor, with known truth."""
 
-    preset: Literal["stars", "stars-and-flats"] = Field("stars", description="named set of values; explicit keys win over it")
-    seed: Count = Field(1, description="seed of everything random")
+    preset: Literal["stars", "stars-and-flats"] = Field("stars", description="named set of values; explicit keys override it")
+    seed: Count = Field(1, description="seed of all random numbers")
     camera: Annotated[str, ConfigPath(is_camera=True)] = Field("spots-cutout", description="camera by name or file")
     detector: DetectorText = Field("R22_S11", description="detector of the spots")
     effects: SimulateSpotsEffects = Field(SimulateSpotsEffects(), description="switches of all effects")

@@ -122,5 +122,5 @@ class CompareConfig(Section):
     )
     resamples: Annotated[int, Field(ge=100)] = Field(1000, description="number of bootstrap and surrogate samples")
     flat_out: bool = Field(
-        True, description="make the efficiency flat: without the pixel area and diffusion that the stars measure"
+        True, description="make the efficiency flat: corrected for pixel area and diffusion measured by the stars"
     )

@@ -1,4 +1,4 @@
-"""The section of the index page on gains and linearity measured from the campaign, beside the amplifier steps of the flats."""
+"""The section of the index page on gains and linearity measured from the campaign, with the amplifier steps of the flats."""
 
 from __future__ import annotations
 

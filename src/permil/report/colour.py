@@ -174,7 +174,7 @@ def ratio_pictures(tables: ColourTables) -> list[Picture]:
 
 
 def variance_picture(tables: ColourTables) -> Picture | None:
-    """Return the rms of the structure that LEDs share and of that specific to one LED, by scale; None without any."""
+    """Return the rms of the structure common to LEDs and specific to one LED, by scale; None without any."""
     scales = [scale for scale in SCALES if (tables.variances["scale"] == scale).any()]
     if not scales:
         return None
@@ -229,7 +229,7 @@ def headline(tables: ColourTables) -> str:
         sentences.append(f"{pair}: {shown} (these sensors).")
     sensor = [f"{row['led']} over {row['over_led']}" for row in tables.gradients if row["verdict"] == OF_SENSORS]
     if sensor:
-        sentences.append(f"A gradient that the sensors have in common is found in {', '.join(sensor)}.")
+        sentences.append(f"A gradient common to the sensors is found in {', '.join(sensor)}.")
     elif len(tables.gradients):
         sentences.append("No ratio has a common gradient that can be separated from the colour of the light.")
     pattern = tables.variances[(tables.variances["scale"] == PATTERN) & (tables.variances["led"] == tables.leds[0])]
@@ -296,7 +296,7 @@ def gradient_table(tables: ColourTables) -> Grid:
         measured_column("light, Y", "light_y", scale=_PER_METRE),
         chance_column("p-value"),
         text_column("verdict"),
-        number_column("light beyond it (‰ rms)", "light_rms", two_digits, scale=_PER_MIL),
+        number_column("light beyond a gradient (‰ rms)", "light_rms", two_digits, scale=_PER_MIL),
     )
     return table_of(tables.gradients, columns)
 

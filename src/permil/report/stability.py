@@ -435,7 +435,7 @@ def method_text(leds: Sequence[LedStability]) -> str:
     return (
         "Each regressor (time, a jump at any time, each temperature) is fitted alone: temperatures change with time, and a few hours of "
         "data do not separate several regressors. Where a temperature correlates with time, its slope may be due to a drift, and vice "
-        "versa. Errors allow for correlated noise. A change is significant if such noise alone gives it with a probability p of at most "
+        "versa. Errors allow for correlated noise. A change is significant if such noise alone causes it with a probability p of at most "
         f"{CALLED:g}, adjusted for the number of regressors of the series (Holm) and, among amplifiers, for their number (false-discovery "
         f"rate). {tests} tests were made on {series} series."
     )
@@ -496,7 +496,7 @@ def shape_table(led: LedStability) -> tuple[Grid, str] | None:
         measured_column("change (‰)", "value", error="error", scale=1e3),
     )
     chance = float(found[0]["p_value"])
-    verdict = "noise does not explain it" if chance <= CALLED else "noise explains it"
+    verdict = "significant" if chance <= CALLED else "consistent with noise"
     text = (
         f"Change of the beam from the first to the second half of the exposures, at {UNIT_MM:g} mm from its middle, from "
         f"{found[0]['n']} residuals; responses, scales and the mean beam are free at the same time. All terms together: "

@@ -286,7 +286,7 @@ def _map_picture(efficiency: NDArray[np.floating], plain: NDArray[np.floating], 
     cell = max(1, -(-max(plain.shape) // _MOST_CELLS))
     maps = [_PER_MIL * (super_pixels(image / level, usable, cell).mean - 1) for image in (plain, efficiency)]
     caption = (
-        f"Plain flat, efficiency flat, and the pixel area and diffusion taken out, relative to the median (means over {cell} pixels). "
+        f"Plain flat, efficiency flat, and the removed pixel area and diffusion, relative to the median (means over {cell} pixels). "
         "Steps between amplifiers are kept: they may be gains."
     )
     return raster(_map_figure((*maps, maps[0] - maps[1]), (-0.5, plain.shape[1] - 0.5, -0.5, plain.shape[0] - 0.5)), caption)
@@ -312,7 +312,7 @@ def _shift_picture(shifts: list[FloatArray], shape: tuple[int, ...], error: floa
     title = "displacement by the measured pixel area"
     figure = displacement_of_maps(dx, dy, pixels, shape=(shape[0], shape[1]), title=title)
     caption = (
-        f"Displacement of stars (recorded minus true position) by the pixel area that was taken out, means over {pixels} pixels. Its error "
+        f"Displacement of stars (recorded minus true position) by the removed pixel area, means over {pixels} pixels. Its error "
         f"is {error:.3f} pixels per axis (rms), mostly from structure that the flat alone cannot distinguish from efficiency."
     )
     return raster(figure, caption, narrow=True)

@@ -104,7 +104,7 @@ def map_pictures(products: CompareProducts, absent: list[str]) -> list[Picture]:
         if "FLUX" in names:
             pair, extent = _pair(products, "FLUX", "relative flux", "‰", factor)
             caption = (
-                f"Star fluxes and the flat as those stars see it, averaged over cells of {cell} pixels; grey: no stars. All three have the "
+                f"Star fluxes and the flat averaged over their light, in cells of {cell} pixels; grey: no stars. All three have the "
                 "same colour scale: the difference is not explained by the flat."
             )
             pictures.append(raster(map_pairs([pair], extent=extent), caption))
@@ -174,9 +174,9 @@ def _displacement_picture(products: CompareProducts) -> Picture | None:
     dx, dy = (coarse(products.maps[name], np.ones(shape), factor) for name in ("SHIFT_X", "SHIFT_Y"))
     cell = factor * products.cell
     whole = (shape[0] * products.cell, shape[1] * products.cell)
-    figure = displacement_of_maps(dx, dy, cell, shape=whole, title="shift if the flat were all pixel area")
+    figure = displacement_of_maps(dx, dy, cell, shape=whole, title="shift if the flat were only pixel area")
     caption = (
-        f"Shift of each position if the whole flat were pixel area, on all scales (means over {cell} pixels). The positions of stars "
+        f"Shift of each position if the flat were only pixel area, on all scales (means over {cell} pixels). The positions of stars "
         "are compared with the part that the calibration has not removed."
     )
     return raster(figure, caption, narrow=True)
@@ -196,8 +196,8 @@ def scale_picture(products: CompareProducts) -> Picture | None:
     if not panels:
         return None
     caption = (
-        "Correlation by scale: of single stars, and of means over larger and larger cells, where the noise of single stars averages "
-        "down. Errors allow for correlated neighbours; shifts and shapes are compared with the prediction of pixel area or diffusion."
+        "Correlation by scale: of single stars, and of means over increasingly large cells, in which the noise of single stars averages "
+        "out. Errors allow for correlated neighbours; shifts and shapes are compared with the prediction of pixel area or diffusion."
     )
     return drawing(correlation_by_scale(panels), caption)
 
@@ -337,7 +337,7 @@ def flux_against_flat(clouds: Sequence[Cloud], expected: Mapping[str, float]) ->
             _lines(axes, (float(x.mean()), float(y.mean())), cloud, expected)
             _group_means(axes, x, y)
             _legend(axes)
-        axes.set(xlabel="flat as the star sees it, minus 1 (‰)", ylabel="star flux, minus 1 (‰)", title=cloud.title)
+        axes.set(xlabel="flat averaged over the star, minus 1 (‰)", ylabel="star flux, minus 1 (‰)", title=cloud.title)
     return figure
 
 

@@ -465,7 +465,7 @@ def _value_column(heading: str, found: Mapping[Any, Mapping[str, Row]], of: str)
 
 
 def headline_sentence(choice: str, verdicts: Sequence[Row]) -> str:
-    """Return the sentence at the top of a page: which flat to use, or without an efficiency flat what the plain flat does.
+    """Return the sentence at the top of a page: which flat to use, or without an efficiency flat the effect of the plain flat.
 
     Parameters
     ----------

@@ -193,8 +193,8 @@ def tests_sentence(tests: Table) -> str:
     """Return the number of tests and of significant ones."""
     below, found = int(np.sum(np.asarray(tests["p_value"]) <= RATE)), int(np.sum(np.asarray(tests["significant"], dtype=bool)))
     return (
-        f"{len(tests)} tests were made. {below} p-values are below {RATE:g}, where {RATE * len(tests):.0f} are expected by chance if "
-        f"nothing is related; {found} are significant at a false-discovery rate of {100 * RATE:.0f} % (of these, at most about "
+        f"{len(tests)} tests were made. {below} p-values are below {RATE:g}, where {RATE * len(tests):.0f} are expected by chance "
+        f"without any correlation; {found} are significant at a false-discovery rate of {100 * RATE:.0f} % (of these, at most about "
         f"{RATE * found:.0f} by chance)."
     )
 
@@ -231,7 +231,7 @@ def forest_picture(tables: SensorTables) -> Picture:
         rows += [ForestRow(title.format(name), "", "", _values(tables.combined, kind, name, WHOLE)) for name in of]
     caption = (
         "Each sensor and band with its standard error (circles: E2V, squares: ITL; the colour is that of the LED of the flat), and "
-        "the means of vendors, bands and all sensors (diamonds), whose errors contain the scatter of the sensors. Dotted: 0, and 1 where "
+        "the means of vendors, bands and all sensors (diamonds), whose errors include the scatter of the sensors. Dotted: 0, and 1 where "
         "that is expected of a flat that shows one cause alone."
     )
     return drawing(forest(rows, _PANELS), caption)
@@ -342,7 +342,7 @@ def origin_table(origins: Table) -> Grid:
         text_column("part"),
         measured_column("rms (‰)", "rms_per_mil"),
         measured_column("variance (10⁻⁶)", lambda row: (1e6 * number_in(row, "variance"), 1e6 * number_in(row, "variance_err"))),
-        Column("share of all but the mask (%)", share),
+        Column("fraction without the mask (%)", share),
         text_column("why it is unknown", lambda row: text_in(row, "reason").removeprefix("-")),
     )
     return table_of(origins, columns)

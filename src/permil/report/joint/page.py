@@ -97,13 +97,13 @@ def solution_text(products: JointProducts) -> str:
     wrong = ", ".join(caution.phrase for caution in cautions(products))
     # The level of a single detector is a convention.
     several = len(products.detectors) > 1
-    scale = f"the scale of a detector to {per_mil(products.error_of('detector_scale'))} ‰, " if several else ""
+    scale = f"{per_mil(products.error_of('detector_scale'))} ‰ for the scale of a detector, " if several else ""
     return (
         f"{format_count(int(products.card('NSIGNAL')))} signals of {counted(len(products.exposures), 'exposure')} on "
         f"{counted(len(products.detectors), 'detector')} were solved for beam, exposure scales and flat together: the solution {found}, "
-        f"with a reduced chi-square of {format_measurement(*chi_square_of(products))}; a super-pixel is known to "
-        f"{per_mil(products.error_of('photon'))} ‰ from its own signals, and to {per_mil(products.error_of('common'))} ‰ in the error "
-        f"correlated with others, {scale}the gradient of all detectors to "
+        f"with a reduced chi-square of {format_measurement(*chi_square_of(products))}; errors are "
+        f"{per_mil(products.error_of('photon'))} ‰ for a super-pixel from its own signals, {per_mil(products.error_of('common'))} ‰ "
+        f"for the part correlated with others, {scale}and for the gradient of all detectors "
         f"{per_mil(products.error_of('gradient_x'))} (X) and {per_mil(products.error_of('gradient_y'))} ‰/mm (Y). "
         + (f"To check: {wrong}." if wrong else "No problem was found.")
     )
@@ -135,9 +135,8 @@ def drift_text(products: JointProducts) -> str:
     best = int(np.argmax(probability))
     part = [per_mil(products.error_of(f"drift_{axis}")) for axis in "xy"]
     return (
-        f"Probability that the photodiode drifts: {products.card('PDDRIFTP'):.2g} (before the data: "
-        f"{1 - NO_DRIFT_PRIOR:.2g}). Its amplitude, averaged over "
-        f"its posterior, is {per_mil(products.error_of('photodiode_drift'))} ‰; the most probable drift has "
+        f"Probability of a drift of the photodiode: {products.card('PDDRIFTP'):.2g} (prior: {1 - NO_DRIFT_PRIOR:.2g}). Its amplitude, "
+        f"averaged over its posterior, is {per_mil(products.error_of('photodiode_drift'))} ‰; the most probable drift has "
         f"{per_mil(amplitude[best])} ‰ and a correlation length of {float(products.drift['length'][best]):.2g} of the campaign, with a "
         f"probability of {probability[best]:.2g}. The drift contributes {part[0]} (X) and {part[1]} ‰/mm (Y) to the error of the gradient."
     )
@@ -247,7 +246,7 @@ def _of_fit(products: JointProducts) -> Iterator[Caution]:
         yield from _of_patterns(products.residuals, products.card("KNOTS"))
     if products.header.get("KNOTLIM", False):
         yield Caution(
-            "finer knots wanted",
+            "finer knots possible",
             f"The data support knots of the beam finer than {products.card('KNOTS'):.1f} mm, the finest tried; "
             "set flat.joint.spacing_mm.",
         )
@@ -437,7 +436,7 @@ def _short(number: float) -> str:
 
 
 def board_table(products: JointProducts) -> Grid | None:
-    """Return one row for each readout board: coefficient, what was expected, change in time, share of the prior; None without boards."""
+    """Return one row for each readout board: coefficient, its prior, change in time, dominance of the prior; None without boards."""
     columns = (
         text_column("board", "name"),
         measured_column("gain, per °C (‰)", "coefficient", scale=1e3),

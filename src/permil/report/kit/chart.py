@@ -120,7 +120,7 @@ class Chart:
     def image(
         self, image: NDArray[np.floating], extent: Extent, limits: tuple[float, float], colours: str, label: str = ""
     ) -> None:
-        """Draw an image ``[row, column]``, row 0 at the foot, NaN in light grey; binned to cells that can be seen.
+        """Draw an image ``[row, column]``, row 0 at the foot, NaN in light grey; binned to visible cells.
 
         With a label it has a colour bar.
         """

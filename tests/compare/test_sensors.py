@@ -129,7 +129,7 @@ def test_a_run_is_not_combined_twice(tmp_path, how):
     again = tmp_path / {"itself": "first", "by a link": "link", "as a copy": "copy"}[how]
     runs = [tmp_path / "first", tmp_path / "second"]
     require_distinct(runs)
-    with pytest.raises(InputError, match=r"are those of the run .*first; list each run once in compare\.with_runs"):
+    with pytest.raises(InputError, match=r"repeat those of the run .*first; list each run once in compare\.with_runs"):
         require_distinct([*runs, again])
 
 

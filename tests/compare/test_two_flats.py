@@ -366,7 +366,7 @@ def broken(path: Path, detector: Detector, kind: str) -> Path:
         ("duplicate", DETECTOR, "is not a segment of R22_S11, or is duplicated"),
         ("size", DETECTOR, r"does not have the .* pixels of C12, nor with its overscans"),
         ("raw", DETECTOR, "this is a raw file of segments"),
-        ("none", "", "the segments are of no known sensor; name it"),
+        ("none", "", "the sensor of the segments is unknown; name it"),
         ("none", "R22_S99", "camera lsstcam-bin8 has no detector 'R22_S99'"),
     ],
 )

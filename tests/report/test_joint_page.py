@@ -375,7 +375,7 @@ def test_a_board_without_temperatures_is_named_and_has_no_coefficient(solved: So
     said = [message for message in solved.messages if "readout board" in message]
     assert len(said) == 1
     assert said[0].startswith(
-        "red: there are no usable temperatures of readout board R22/Reb1: changes of its gain are followed in time"
+        "red: there are no usable temperatures of readout board R22/Reb1: changes of its gain are modelled in time"
     )
     table = board_table(products)
     assert table is not None

@@ -142,5 +142,5 @@ def test_the_start_page_links_to_it(page: Page) -> None:
 
 def test_a_detector_of_another_camera_is_an_error(results: list, bin8: Camera, tmp_path: Path) -> None:
     write_tables(tmp_path, [("X01_Y02", "red")])
-    with pytest.raises(InputError, match="detector X01_Y02 is not of the camera lsstcam-bin8"):
+    with pytest.raises(InputError, match="detector X01_Y02 does not belong to camera lsstcam-bin8"):
         read_results(tmp_path, "other", bin8)

@@ -1,1 +1,1 @@
-"""The flat against wavelength: ratios of LEDs, sensors of both vendors, and what LEDs share."""
+"""The flat against wavelength: ratios of LEDs, vendors, and variance common to LEDs."""

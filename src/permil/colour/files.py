@@ -1,4 +1,4 @@
-"""Read flats for their colour; write and read what one detector gives."""
+"""Read flats for their colour; write and read the colour of one detector."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def read_led_flat(path: Path, led: str, detector: Detector, *, super_pixel_mm: f
 
 
 def _modes_of_places(product: ImageProduct, path: Path, block: int) -> FlatModes:
-    """Return the errors that the pixels of a divided flat share, followed at places, as modes on super-pixels."""
+    """Return the errors shared by the pixels of a divided flat, known at some places, as modes on super-pixels."""
     try:
         table = product.extensions["PLACES"].data
         covariance = np.asarray(product.extensions["COVARIANCE"].data, dtype=np.float64)
     except KeyError as error:
         raise InputError(
-            f"this flat has no extension {error.args[0]} with errors that its pixels share",
+            f"this flat has no extension {error.args[0]} with errors shared by its pixels",
             path=path,
             remedy="make the flat again",
         ) from error

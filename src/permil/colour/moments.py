@@ -1,4 +1,4 @@
-"""Variance of the response that LEDs share, and what is each LED's own, scale by scale.
+"""Variance of the response common to LEDs, and specific to each LED, scale by scale.
 
 Deviations ``d_l`` of the logarithm of the response of each LED, on one scale, give the matrix ``S_lm = sum(d_l d_m - noise) / freedom``.
 The part of an LED that all others predict by linear regression is **shared**, the rest is its **own**::
@@ -93,7 +93,7 @@ class LedSplit:
 
 
 def split_variance(moments: Moments) -> LedSplit:
-    """Return what LEDs share on one scale; errors are NaN with fewer than three parts."""
+    """Return shared and specific variances of LEDs on one scale; errors are NaN with fewer than three parts."""
     total = float(moments.freedom.sum())
     variances, correlation = _split(moments.covariance(), total)
     parts = len(moments.freedom)
@@ -108,7 +108,7 @@ def split_variance(moments: Moments) -> LedSplit:
 
 
 def _split(covariance: FloatArray, freedom: float) -> tuple[FloatArray, FloatArray]:
-    """Return variance, shared and own variance, shape (3, L), and the correlations."""
+    """Return total, shared and specific variance, shape (3, L), and the correlations."""
     count = len(covariance)
     variance = np.diag(covariance).copy()
     shared = np.zeros(count)
@@ -125,7 +125,7 @@ def _split(covariance: FloatArray, freedom: float) -> tuple[FloatArray, FloatArr
 
 
 def usual_pixels(deviations: NDArray[np.floating], good: BoolArray) -> BoolArray:
-    """Return the good pixels that stand out in no LED; the others are defects.
+    """Return the good pixels that deviate in no LED; the others are defects.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ class CellMaps:
 
     @property
     def plane_covariance(self) -> FloatArray:
-        """Covariance of level and gradients in each LED, as this flat states it, shape (L, 3, 3)."""
+        """Covariance of level and gradients in each LED, from the flat, shape (L, 3, 3)."""
         operator = np.linalg.pinv(self.plane_design)
         of_modes = [operator @ modes.T for modes in self.modes]
         own = [(operator * variance) @ operator.T for variance in self.variance]
@@ -263,7 +263,7 @@ def amplifier_places(maps: CellMaps) -> Places:
 
 
 def large_places(maps: CellMaps) -> Places:
-    """Return the means over a sixteenth of the detector, nothing taken off."""
+    """Return the means over sixteenths of the detector, without subtraction."""
     index = [np.minimum(LARGE_CELLS * place // (int(place.max()) + 1), LARGE_CELLS - 1) for place in (maps.row, maps.column)]
     number = np.unique(LARGE_CELLS * index[0] + index[1], return_inverse=True)[1]
     mean = _group_means(number)
@@ -342,5 +342,5 @@ def _basis(design: FloatArray) -> FloatArray:
 
 
 def _without(values: FloatArray, basis: FloatArray) -> FloatArray:
-    """Return rows without what lies in a basis."""
+    """Return rows without their components in a basis."""
     return np.asarray(values - (values @ basis) @ basis.T)

@@ -1,4 +1,4 @@
-"""A periodic pattern of the shortest wavelength, as laser annealing of the back side leaves it, apart from all else.
+"""Periodic pattern of the shortest wavelength, as laser annealing of the back side causes it, separated from all other structure.
 
 The map in which it is searched is the logarithm of the response in the LED of shortest wavelength without what the other LEDs predict of
 it. Plane waves stand out of the power spectrum of this map. They are found one after the other, each with a refined wave vector,
@@ -20,7 +20,7 @@ CELL_MM = 0.16
 _SHORTEST_MM, _LONGEST_MM = 0.5, 6.0
 _MOST = 6
 _CHANCE = 1e-6
-"""Probability that noise has so large a wave anywhere, below which there is one."""
+"""Probability below which a wave of this size is not noise, over all wave vectors."""
 _ANNULI, _FEWEST = 24, 100
 """Largest number of annuli of wavenumbers in which the power of the background is measured, and vectors in one."""
 _HIGH_PASS_MM = 6.0
@@ -83,7 +83,7 @@ class Waves:
 
 
 def find_waves(maps: FloatArray, good: BoolArray, cell_mm: float) -> Waves:
-    """Return the plane waves of the first LED that the others do not have; none is a valid result.
+    """Return the plane waves of the first LED that are absent in the others; none is a valid result.
 
     Parameters
     ----------

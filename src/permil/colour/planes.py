@@ -34,7 +34,7 @@ from permil.errors import FlatError
 from permil.flat.between_leds import SharedTerms, covariance_between
 
 SIGNIFICANCE = 0.003
-"""Probability of a common gradient as large as that measured, below which it is called one of the sensor."""
+"""Probability of a common gradient as large as measured, below which it is attributed to the sensor."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class CommonGradient:
 
     @property
     def is_of_sensor(self) -> bool:
-        """Whether it exceeds what errors of the photodiode leave undetermined."""
+        """Whether it exceeds the uncertainty from errors of the photodiode."""
         return self.p_value < SIGNIFICANCE
 
 

@@ -1,4 +1,4 @@
-"""Response of amplifiers and of the whole detector in each LED, with the errors that regions and detectors share."""
+"""Response of amplifiers and of the whole detector in each LED, with errors shared by regions and detectors."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ def ratio_errors(first: FloatArray, second: FloatArray, change: FloatArray) -> F
 
 
 def change_of_regions(plane_change: FloatArray, offsets: FloatArray) -> FloatArray:
-    """Return how a change of the covariance of level and gradients of a detector changes the variance of regions, shape (r,).
+    """Return the change of the variance of regions, shape (r,), by a change of the covariance of a detector's level and gradients.
 
-    What LEDs share is smooth over a detector.
+    Errors common to LEDs are smooth over a detector.
 
     Parameters
     ----------

@@ -212,7 +212,7 @@ def _of_places(colours: Sequence[DetectorColour], pair: tuple[str, str], places:
 
 
 def level_moments(planes: Sequence[LedPlanes], ratios: Mapping[tuple[str, str], RatioPlanes]) -> Moments | None:
-    """Return the moments of the levels of detectors in all LEDs; None with fewer detectors than they need.
+    """Return the moments of the levels of detectors in all LEDs; None if there are too few detectors.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def level_moments(planes: Sequence[LedPlanes], ratios: Mapping[tuple[str, str], 
 
 
 def variance_rows(colours: Sequence[DetectorColour], leds: Sequence[str], levels: Moments | None) -> list[dict[str, Any]]:
-    """Return the variance of each LED on each scale, what it shares with the others, and its own, one row for each."""
+    """Return total, shared and specific variance of each LED on each scale, one row for each."""
     complete = [one for one in colours if one.leds == tuple(leds)]
     rows = []
     for scale in (PIXEL, CELL, AMPLIFIER):

@@ -1,4 +1,4 @@
-"""The stage `colour`: from the flats of all LEDs to their ratios, sensors of both vendors, and what LEDs share."""
+"""The stage `colour`: ratios of the flats of all LEDs, vendors, and variance common to LEDs."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class ColourRequest:
 
 
 def _origin(run: Run, leds: Sequence[str], detector: str = "") -> dict[str, tuple[Any, str]]:
-    """Return the cards that say from which run, dates and sensor a product comes; none in a folder of flats without an index."""
+    """Return the provenance cards of a product (run, dates, sensor); none in a folder of flats without an index."""
     if not run.folder.exposures.is_file():
         return {}
     table = run.index.table
@@ -304,7 +304,7 @@ def _write_tables(run: Run, colours: Sequence[DetectorColour], leds: Sequence[st
 
 
 def _read_planes(run: Run, colours: Sequence[DetectorColour], leds: Sequence[str]) -> tuple[list[LedPlanes], list[str]]:
-    """Return the planes of each LED, and what is not known of them."""
+    """Return the planes of each LED, and the reasons for missing ones."""
     planes, messages = [], []
     for led in leds:
         path, solved, shared = run.folder.joint(led), None, None

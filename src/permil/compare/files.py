@@ -235,14 +235,14 @@ def _cards(comparison: Comparison) -> dict[str, Any]:
     cards: dict[str, Any] = {
         "NSTARS": (len(comparison.predicted.stars), "stars that are compared"),
         "NLOST": (comparison.predicted.lost, "left out: light on unusable pixels"),
-        "REFERENC": (comparison.flat.reference, "mean that pixels of the flat are taken over"),
+        "REFERENC": (comparison.flat.reference, "mean by which the flat is divided"),
         "AMPSLOPE": (between.slope, "star fluxes on flat's amplifier means"),
         "AMPSLERR": (between.error, "its error"),
         "AMPRMS": (between.rms, "rms of the flat's amplifier means"),
         "AMPRMSER": (between.rms_error, "its error"),
     }
     if search is not None:
-        cards["RINGP"] = (search.p_value, "chance of this in maps without rings")
+        cards["RINGP"] = (search.p_value, "p-value from maps without rings")
         cards["RINGNULL"] = (len(search.null_scores), "random maps for RINGP")
     if profile is not None:
         cards |= {"RINGX": (profile.centre[0], "[pixel] centre of the tree rings"), "RINGY": (profile.centre[1], "[pixel]")}
@@ -299,7 +299,7 @@ def _headline_tables(comparison: Comparison) -> list[fits.BinTableHDU]:
     if result.scan is not None:
         hdu = fits.BinTableHDU(Table({"side": result.scan.sizes, "error": result.scan.errors}), name="BLOCKS")
         if np.isfinite(result.scan.plateau):
-            hdu.header["PLATEAU"] = (float(result.scan.plateau), "[pixel] from this side on it is constant")
+            hdu.header["PLATEAU"] = (float(result.scan.plateau), "[pixel] side above which it is constant")
         hdus.append(hdu)
     return hdus
 

@@ -1,4 +1,4 @@
-"""Two flats of one detector, of any program: their difference, its parts, and the correlation of their small-scale structure."""
+"""Two flats of one detector, from any program: their difference, its parts, and the correlation of their small-scale structure."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def _correlation(structures: list[RatioParts]) -> CorrelationResult:
 
 @dataclass(frozen=True)
 class DiffOptions:
-    """Options of `diff_files`: what to write, the sensor of files that name none, super-pixels and degree of the smooth ratio."""
+    """Options of `diff_files`: output files, sensor of files that name none, super-pixels, degree of the smooth ratio."""
 
     out: Path | None = None
     smooth: Path | None = None

@@ -56,7 +56,7 @@ def apply_flat(
     flat_variance: ArrayLike,
     flat_mask: ArrayLike | None,
 ) -> tuple[Float32Array, Float32Array, Int32Array]:
-    """Divide an image by a flat and carry the errors of both.
+    """Divide an image by a flat and propagate the errors of both.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ def _require_data(corrected: Float32Array, flat: ImageProduct, image_path: Path,
     usable = is_usable(flat.mask) & np.isfinite(flat.image) & (flat.image > 0)
     if usable.any():
         raise FlatError(
-            "no pixel of the image is finite where the flat can be used", path=image_path, remedy="check its values and its mask"
+            "no pixel of the image is finite where the flat is usable", path=image_path, remedy="check its values and its mask"
         )
     raise FlatError(
         "no pixel of the flat is positive and free of its mask", path=flat_path, remedy="check its values and its mask"
@@ -228,7 +228,7 @@ def _require_data(corrected: Float32Array, flat: ImageProduct, image_path: Path,
 
 
 def _notes_of_scale(image: ImageProduct, flat: ImageProduct) -> list[str]:
-    """Return notes on an image that was divided before, and on a flat that is not normalised."""
+    """Return notes on an image that was already divided, and on a flat that is not normalised."""
     notes = []
     headers = (image.image_header, image.header)
     divided = next((card for card in _DIVIDED_CARDS if any(card_of(header, card) for header in headers)), "")
@@ -243,7 +243,7 @@ def _notes_of_scale(image: ImageProduct, flat: ImageProduct) -> list[str]:
 def read_any_flat(
     path: Path, *, sensor: Sensor | None = None, planes: Mapping[str, int] | None = None
 ) -> tuple[ImageProduct, Sensor | None]:
-    """Read a flat of any program and identify its sensor; None where its headers do not name one.
+    """Read a flat of any program and identify its sensor; None if its headers do not name one.
 
     A flat in per cent or another unit without dimension becomes a ratio.
 

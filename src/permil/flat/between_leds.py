@@ -1,4 +1,4 @@
-"""Errors that flats of two LEDs of one run share, for their ratio.
+"""Errors shared by the flats of two LEDs of one run, for their ratio.
 
 LEDs are solved for separately, but they share the photodiode with its electronics, stage moves, and readout boards. Such a term
 changes level and gradients of a detector by ``G d``, with the response ``G`` (`permil.flat.joint.covariance.PlaneResponses`) to a
@@ -36,7 +36,7 @@ from permil.flat.joint.photodiode import Drift, Effect, PhotodiodeModel, process
 
 _EXTENSIONS = ("READING_PLANES", "MOVE_PLANES", "BOARD_PLANES", "PHOTODIODE")
 _BY_TURNS = 0.9
-"""Part of the time of either LED that both must share, for the slow change of a board to be common to them."""
+"""Fraction of either LED's time that both must share for the slow change of a board to be common to them."""
 _SAME_PLACE_MM = 1e-3
 
 
@@ -152,7 +152,7 @@ class SharedTerms:
 
     @classmethod
     def read(cls, hdus: Any) -> SharedTerms | None:
-        """Return the terms in an open joint solution; None in one of an older version, which has none."""
+        """Return the terms in an open joint solution; None if an older version wrote it."""
         if any(name not in hdus for name in _EXTENSIONS) or "move" not in hdus["EXPOSURES"].columns.names:
             return None
         exposures, planes = hdus["EXPOSURES"].data, 3 * len(hdus["DETECTORS"].data)
@@ -201,7 +201,7 @@ def _photodiode_in(rows: Any) -> PhotodiodeModel:
 
 @dataclass(frozen=True)
 class SharedCovariance:
-    """Covariances of the planes of two LEDs from the terms that they share.
+    """Covariances of the planes of two LEDs from their shared terms.
 
     Attributes
     ----------
@@ -220,7 +220,7 @@ class SharedCovariance:
 
 
 def covariance_between(first: SharedTerms, second: SharedTerms) -> SharedCovariance:
-    """Return the covariances of the planes of two LEDs from the terms that they share.
+    """Return the covariances of the planes of two LEDs from their shared terms.
 
     The drift of the photodiode is one process. Each LED estimates its size by itself; for their ratio both have the mean of the two
     variances, so that it cancels as far as both respond to it alike.
@@ -281,7 +281,7 @@ def _mean_model(a: PhotodiodeModel, b: PhotodiodeModel) -> PhotodiodeModel:
 
 
 def drift_between(first: SharedTerms, second: SharedTerms, model: PhotodiodeModel, span: float) -> FloatArray:
-    """Return the covariance of the readings of two LEDs by drift and epochs of a photodiode, shape (e, f).
+    """Return the covariance of the readings of two LEDs due to drift and epochs of a photodiode, shape (e, f).
 
     Steps are not contained: two LEDs find them at slightly different times, and have them as their own.
 
@@ -302,7 +302,7 @@ def drift_between(first: SharedTerms, second: SharedTerms, model: PhotodiodeMode
 
 
 def _shared_moves(first: SharedTerms, second: SharedTerms) -> FloatArray:
-    """Return 1 for moves of two LEDs that are one: exposed one after the other at one position; shape (moves, moves)."""
+    """Return 1 for moves common to two LEDs, exposed one after the other at one position; shape (moves, moves)."""
     time = np.concatenate([first.time, second.time])
     order = np.argsort(time, kind="stable")
     x, y = (np.concatenate([getattr(first, name), getattr(second, name)])[order] for name in ("x_mm", "y_mm"))

@@ -26,7 +26,7 @@ _BINS = 4
 """Bins of a strip across the border: enough for a line, few enough that each has a good median."""
 
 _FEWEST_GOOD = 0.25
-"""Share of good pixels that a bin of a block needs."""
+"""Minimum fraction of good pixels in a bin of a block."""
 
 
 @dataclass(frozen=True)

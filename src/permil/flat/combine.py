@@ -43,7 +43,7 @@ DEAD_RESPONSE = 0.2
 """Response over the detector's median below which a pixel is BAD (dead)."""
 
 _ROWS_OF_RESULT = 8 * _NEIGHBOURHOOD
-"""Rows of the result that are computed together: whole neighbourhoods."""
+"""Rows of the result computed together: whole neighbourhoods."""
 
 STRIP_ROWS = 32
 """Raw rows that are combined together."""

@@ -1,4 +1,4 @@
-"""All detectors of one LED on one scale, and the focal plane in one binned picture.
+"""All detectors of one LED on one scale, and a binned mosaic of the focal plane.
 
 The response of each detector comes as electrons per photodiode unit, so the ratio between detectors is already right; one common
 factor is left: the median over the good pixels of all science detectors is 1. It is taken from histograms, one per detector, made

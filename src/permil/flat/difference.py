@@ -1,4 +1,4 @@
-"""How two flats of one detector differ: ratio, scales, gradient, amplifiers."""
+"""Difference of two flats of one detector: ratio, scales, gradient, amplifiers."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def _gradient(ratio: FloatArray, blocks: SuperPixels, noise: SuperPixels, detect
 
 
 def check_super_pixel(super_pixel_mm: float) -> None:
-    """Check the side of a super-pixel that a user gives, mm.
+    """Check the side of a super-pixel given by the user, mm.
 
     Raises
     ------

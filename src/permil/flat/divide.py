@@ -1,4 +1,4 @@
-"""The solver `divide`: each pointing's stack over the beam, and the weight that it has among the others (`permil.flat.combine`).
+"""The solver `divide`: each pointing's stack divided by the beam, and its weight in the combination (`permil.flat.combine`).
 
 A stack of ``n`` exposures at one position gives, in pixel ``p`` at distance ``u_p`` from the projector, the signal ``d_p`` in
 electrons at the mean photodiode reading ``q``. With the beam model ``B`` the response is::
@@ -33,7 +33,7 @@ from permil.isr.exposure_group import ExposureStack
 from permil.products import is_usable
 
 _SAMPLES = 60_000
-"""Pixels, about, from which the level and the noise of a pointing are taken."""
+"""Approximate number of pixels for the level and the noise of a pointing."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PointingFlat:
 
 
 def lit_by_beam(exposures: ExposureStack, position: tuple[float, float], beam: BeamModel, detector: Detector) -> LitImage:
-    """Return a stack with the light that a beam model puts on its detector.
+    """Return a stack with the light of a beam model on its detector.
 
     Parameters
     ----------
@@ -135,5 +135,5 @@ class PointingWeights:
 
 
 def sampling_step(shape: tuple[int, int]) -> int:
-    """Return the step, in rows and columns, of a sample of a detector's pixels that is enough for medians."""
+    """Return the step, in rows and columns, of a sample of a detector's pixels large enough for medians."""
     return max(1, math.isqrt(shape[0] * shape[1] // _SAMPLES))

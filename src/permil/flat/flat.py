@@ -1,4 +1,4 @@
-"""The flat of one detector: response, mask, variance and the errors that its pixels share."""
+"""The flat of one detector: response, mask, variance and shared errors of its pixels."""
 
 from __future__ import annotations
 
@@ -377,7 +377,7 @@ class Flat:
         if not isinstance(other, Flat):
             raise FlatError(
                 f"a flat cannot be compared with {type(other).__name__}",
-                remedy="give a permil.Flat, made of an array by permil.Flat(array, camera=..., detector=...)",
+                remedy="give a permil.Flat, made from an array with permil.Flat(array, camera=..., detector=...)",
             )
         if self.detector.name != other.detector.name:
             raise FlatError(

@@ -1,4 +1,4 @@
-"""The table of the linearity that the joint solutions of a run measure."""
+"""Table of the linearity measured by the joint solutions of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Losses = dict[tuple[str, str], tuple[float, float]]
 _EXTENSION = "LINEARITY"
 _SIGNIFICANT = 5.0
 _LEAST_LOSS = 3e-4
-"""Difference that is worth a sentence."""
+"""Smallest difference that is reported."""
 
 _MOST_NAMES = 10
 

@@ -22,7 +22,7 @@ WHOLE_DETECTOR = "all"
 """Entry of the column ``amp`` for the whole detector."""
 
 PREDICTION = 0.01
-"""Relative error of a predicted variance: gains, and linearity, are known to about this."""
+"""Relative error of a predicted variance, about that of gains and linearity."""
 
 _COLUMNS = {
     "detector": ("", "detector"),
@@ -139,7 +139,7 @@ def _region(flat: CombinedFlat, good: BoolArray, where: tuple[slice, slice], sha
 
 
 def _excess(scatter: FloatArray, predicted: FloatArray, count: NDArray[np.integer]) -> tuple[float, float, float]:
-    """Return the rms scatter that noise predicts, the scatter beyond it, and the error of that; NaN with one pointing.
+    """Return the rms scatter predicted from noise, the excess scatter, and the error of the latter; NaN with one pointing.
 
     The square of the scatter of a pixel that ``n`` pointings see is that of a chi-square with ``n - 1`` degrees of freedom, so that its
     variance is ``2 / (n - 1)`` times the square of its mean. The predicted variance itself is known to `PREDICTION`.

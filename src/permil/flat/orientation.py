@@ -1,4 +1,4 @@
-"""Detectors whose signals contradict the place or the orientation that they are taken to have.
+"""Detectors whose signals contradict their assumed position or orientation.
 
 The level of a detector's signals, divided by the photodiode, follows the beam at its middle as the projector moves; their slope across the
 detector follows the gradient of the beam there. The levels of all detectors give a coarse beam, whatever the orientation of each is.
@@ -33,16 +33,16 @@ SYMMETRIES = tuple(
 """Reflections and rotations of a square; the first is the identity."""
 
 BETTER = 6.0
-"""By how much another place or orientation must reduce the sum of squared residuals."""
+"""Factor by which another position or orientation must reduce the sum of squared residuals."""
 
 _LEAST_MISFIT, _LEAST_SLOPE = 4e-3, 5e-4
 """Deviation of a level (relative), and of a slope over half a detector, below which nothing is contradicted."""
 MOST_UNEXPLAINED = 0.25
-"""Share of the change of the beam from pointing to pointing that signals may leave unexplained."""
+"""Fraction of the change of the beam between pointings that may be missing in the signals."""
 _LEAST_CHANGE = 5e-3
 
 MOST_OFF = 0.1
-"""Scatter of the levels of pointings about the beam that is no error of the photodiode."""
+"""Scatter of the levels of pointings about the beam beyond errors of the photodiode."""
 
 FEWEST_POSITIONS = 4
 """Of the projector, from which it is seen how the light moves."""
@@ -164,7 +164,7 @@ def find_contradictions(levels: Sequence[DetectorLevels]) -> list[Contradiction]
 
 
 def unexplained_share(pattern: FloatArray, expected: FloatArray) -> float:
-    """Return how much of the change that is expected is not seen: 0 for signals that follow the beam, about 1 for any other.
+    """Return the fraction of the expected change that is missing: 0 for signals that follow the beam, about 1 for any others.
 
     Parameters
     ----------
@@ -213,13 +213,13 @@ def best_symmetry(slope: FloatArray, gradient: FloatArray, half_width: float) ->
 
 
 def _sees(slope: FloatArray, gradient: FloatArray) -> bool:
-    """Return whether the slopes are mostly those of the beam, in whatever order."""
+    """Return whether the slopes are mostly those of the beam, in any order."""
     rotated, *_ = np.linalg.lstsq(gradient, slope, rcond=None)
     return float(np.square(slope - gradient @ rotated).sum()) < 0.25 * float(np.square(slope).sum())
 
 
 def _best_places(levels: Sequence[DetectorLevels]) -> list[int]:
-    """Return whose place the levels of each detector fit: exchanges of two are tried as long as one is clearly better."""
+    """Return the detector whose position fits the levels of each detector; exchanges of two are tried as long as one is clearly better."""
     fits = list(range(len(levels)))
     misfits = _misfits(levels, fits)
     for _ in levels:

@@ -1,4 +1,4 @@
-"""Pointings of a detector with their light: a stack in memory, or a single exposure that is read strip by strip, without its outliers."""
+"""Pointings of a detector with their light: a stack in memory, or a single exposure read strip by strip, without its outliers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _MEDIAN_VARIANCE = 0.3
 """Variance of the median of five over that of one."""
 
 _STRIP_ROWS = 256
-"""Raw rows that are read together when a whole exposure is asked for."""
+"""Raw rows read together if a whole exposure is requested."""
 
 
 @dataclass(frozen=True)
 class LitImage:
-    """A stack, or a part of one, with the light that fell on it.
+    """A stack, or a part of one, with its light.
 
     Attributes
     ----------
@@ -114,7 +114,7 @@ class LitRows(NamedTuple):
 
 @dataclass(frozen=True)
 class LitStack:
-    """A stack of several exposures with its light, all of it in memory."""
+    """A stack of several exposures with its light, entirely in memory."""
 
     pointing: Pointing
     image: LitImage
@@ -179,7 +179,7 @@ class LitExposure:
 
     @property
     def neighbours(self) -> int:
-        """Rows beside a strip that decide about its pixels."""
+        """Adjacent rows that affect the flags of a strip's pixels."""
         return self._exposure.neighbours
 
     def strip(self, strip: Strip) -> list[LitRows]:

@@ -1,4 +1,4 @@
-"""Errors that the pixels of a flat share: of beam and scales, of a plane through the flat, and of means over regions.
+"""Errors shared by the pixels of a flat: of beam and scales, of a plane through the flat, and of means over regions.
 
 With the fraction ``W_k(g)`` of the weight that pointing ``k`` has at place ``g`` and ``u_k(g)`` the place in its beam, the relative error
 of the flat at ``g`` is ``e(g) = sum_k W_k(g) (dB/B (u_k(g)) + ds_k / s_k)``, so that::
@@ -56,7 +56,7 @@ def shared_covariance(
     weights: FloatArray,
     scale_errors: FloatArray,
 ) -> FloatArray:
-    """Return the covariance of the errors that the pixels of a flat share, at some places.
+    """Return the covariance at some places of the errors shared by the pixels of a flat.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def fit_plane(
     places: tuple[FloatArray, FloatArray],
     covariance: FloatArray,
 ) -> Plane:
-    """Fit a plane to the response of a detector by least squares; its errors follow from those that the pixels share.
+    """Fit a plane to the response of a detector by least squares; its errors follow from the shared errors of the pixels.
 
     Photon noise is negligible in a plane over millions of pixels; the shared errors are not.
 
@@ -155,7 +155,7 @@ def plane_matrix(x_mm: FloatArray, y_mm: FloatArray, centre: tuple[float, float]
 
 @dataclass(frozen=True)
 class FlatModes:
-    """Relative errors that the pixels of a flat from the joint solution share, on its super-pixels.
+    """Relative errors shared by the pixels of a flat from the joint solution, on its super-pixels.
 
     Attributes
     ----------
@@ -302,30 +302,30 @@ def _weights(region: Any, path: Path | None, usable: BoolArray) -> FloatArray:
 
 
 _PLACES = 6
-"""Places along each axis of a detector at which the shared errors are followed; the beam is smooth between them."""
+"""Places along each axis of a detector at which shared errors are computed; the beam is smooth between them."""
 
 
 class SharedErrors(Protocol):
-    """Errors that pixels share, at the places of `shared_places`."""
+    """Errors shared by pixels, at the places of `shared_places`."""
 
     def see(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
-        """Take note of a pointing, and of the weights in super-pixels of ``block`` pixels."""
+        """Record a pointing, and the weights in super-pixels of ``block`` pixels."""
 
     def covariance(self) -> FloatArray:
-        """Return the relative covariance at the places, once all pointings are seen."""
+        """Return the relative covariance at the places, after all pointings were recorded."""
 
 
 @dataclass(frozen=True)
 class KnownErrors:
-    """Errors that are known before any pointing is seen."""
+    """Errors that are known in advance."""
 
     known: FloatArray
 
     def see(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
-        """Take note of nothing."""
+        """Ignore the pointing."""
 
     def covariance(self) -> FloatArray:
-        """Return the covariance that is known."""
+        """Return the known covariance."""
         return self.known
 
 
@@ -341,7 +341,7 @@ class DivideErrors:
     _scale_errors: list[float] = field(default_factory=list)
 
     def see(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
-        """Take note of where the pointing's light lies at the places, and of its weights there."""
+        """Record the pointing's positions in the beam at the places, and its weights there."""
         places = shared_places(self.detector)
         ux, uy = frames.projector_relative(*frames.detector_to_ccs(self.detector, *places), lit.pointing.x_mm, lit.pointing.y_mm)
         half, image = max(1, block // 2), lit.whole()
@@ -361,7 +361,7 @@ class DivideErrors:
 
 
 def shared_places(detector: Detector) -> tuple[FloatArray, FloatArray]:
-    """Return the places (x, y in pixels) at which shared errors are followed: cell centres of a regular grid."""
+    """Return the places (x, y in pixels) at which shared errors are computed: cell centres of a regular grid."""
     fractions = (np.arange(_PLACES) + 0.5) / _PLACES
     x, y = np.meshgrid(fractions * detector.nx - 0.5, fractions * detector.ny - 0.5)
     return x.ravel(), y.ravel()

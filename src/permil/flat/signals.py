@@ -121,7 +121,7 @@ class SuperPixelSignals:
             return (beside[:, self.row, self.column] >= least_signal) & (signal > 0)
 
     def footprint(self, exposure: int, least_signal: float) -> BoolArray:
-        """Return which super-pixels of the grid an exposure lights, and those beside them that have no signal (too few good pixels)."""
+        """Return the super-pixels of the grid that an exposure lights, including neighbours without a signal (too few good pixels)."""
         is_lit, has_signal = np.zeros(self.shape, dtype=bool), np.zeros(self.shape, dtype=bool)
         is_lit[self.row, self.column] = self.lit(least_signal, slice(exposure, exposure + 1))[0]
         has_signal[self.row, self.column] = np.isfinite(self.signal[exposure])
@@ -129,7 +129,7 @@ class SuperPixelSignals:
         return is_lit | (~has_signal & is_beside)
 
     def to_detector(self, number_of: dict[str, int], least_signal: float) -> DetectorSignals:
-        """Return the signals as the solver takes them; exposures that it does not know, or without enough light, are left out.
+        """Return the signals in the form of the solver, without exposures that are unknown to it or have too little light.
 
         Parameters
         ----------
@@ -227,11 +227,11 @@ def _by_exposure(exposures: Any, name: str) -> FloatArray:
 
 
 _MOST_KEPT_BYTES = 2**28
-"""Memory of the signals that are kept once they have been read: those of a focal plane with some twenty exposures of each detector."""
+"""Memory for signals that are kept after reading: those of a focal plane with some twenty exposures of each detector."""
 
 
 class StoredDetectors(Sequence[DetectorSignals]):
-    """Detectors whose signals are read when asked for, and kept as long as they are few; beyond that one at a time is in memory.
+    """Detectors whose signals are read on request, and kept in memory up to a limit; beyond it, one detector at a time.
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ PATTERN_EXPOSURES = 5
 """Number of exposures nearest to the middle of the detector whose median is the pattern of its pixels."""
 
 _MOST_KEPT_PIXELS = 2**22
-"""Pixels of the largest images that are kept from the pattern until their signals are taken."""
+"""Largest images, in pixels, that are kept in memory from the pattern to the signals."""
 
 
 Measured = tuple[FloatArray, FloatArray, DetectorImage]

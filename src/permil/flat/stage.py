@@ -35,7 +35,7 @@ from permil.progress import StageReport, do_tasks, show_message
 from permil.stages import StageFunctions
 
 _EXPOSURE_FACTS = ("obsid", "x_mm", "y_mm", "photodiode", "mjd", "position_id", "led_temp", "purpose", "run", "job")
-"""Columns of the index that matter to a solution."""
+"""Columns of the index on which a solution depends."""
 _MOST_NAMES = 5
 _SOLUTION_BYTES_PER_SIGNAL = 650
 
@@ -78,7 +78,7 @@ def _error(flats: LedFlats, ends: Ends) -> PermilError | None:
     if composite.is_there or composite.state == State.FAILED:
         return composite.error
     dark = FlatError(
-        f"no pointing of LED {flats.led} puts light on a detector that was read",
+        f"no pointing of LED {flats.led} illuminates a detector that was read out",
         remedy="check the positions of the pointings against the area of the beam scan",
         led=flats.led,
     )
@@ -163,12 +163,12 @@ class LedFlats:
 
     @property
     def flats(self) -> list[Task]:
-        """Those that make the flat of a detector."""
+        """Tasks that make the flat of a detector."""
         return [task for task in self.tasks if task.key[0] == "flat"]
 
     @property
     def composite(self) -> Task:
-        """The one that puts all flats on one scale."""
+        """Task that puts all flats on one scale."""
         return self.tasks[-1]
 
 
@@ -219,7 +219,7 @@ def _single(run: Run, step: str, led: str, detector: str) -> list[Task]:
     flats = led_flats(run, led)
     tasks = {task.key[2] if detector else "": task for task in flats.tasks if task.key[0] == step}
     if not tasks:
-        raise FlatError(flats.reason or "the solver divide has no such step", remedy="go on with the step flat", value=step)
+        raise FlatError(flats.reason or "the solver divide has no such step", remedy="continue with the step flat", value=step)
     if detector not in tasks:
         remedy = f"detectors that have one: {', '.join(tasks)}"
         raise FlatError(f"there is no step {step} of {detector}, LED {led}", remedy=remedy, value=detector)
@@ -232,7 +232,7 @@ STAGE = StageFunctions(
 
 
 def _solver(run: Run, led: str) -> tuple[str, str]:
-    """Return the solver of an LED, and the reason if the configuration asks for another: the beam of another LED can only be divided by."""
+    """Return the solver of an LED, and the reason if it is not the configured one: only `divide` can use the beam of another LED."""
     config = run.config.flat
     source = config.beam_of.get(led, led)
     if config.solver == "joint" and source != led:
@@ -344,7 +344,7 @@ def _joint_flat_task(
 
 
 def _divide_tasks(run: Run, led: str, wanted: Sequence[str]) -> list[Task]:
-    """Declare the flat of each wanted detector, by the beam of the LED or that of another."""
+    """Declare the flat of each wanted detector, with the beam of its LED or of another."""
     source = run.config.flat.beam_of.get(led, led)
     rows, scan = run.index.select(purpose=POINTING, led=led), run.index.select(purpose=SCAN, led=source)
     require_one_kind(*([scan] if len(scan) else []), rows)
@@ -383,7 +383,7 @@ def _divide_task(run: Run, led: str, detector: str, rows: Table) -> Task:
 
 
 def _beam_tasks(run: Run, led: str) -> tuple[Task, ...]:
-    """Return the task that makes the beam of an LED; none where it was not scanned, and its model is there."""
+    """Return the task that makes the beam of an LED; none if it was not scanned and its model exists."""
     return (beam_task(run, led),) if led in beam_leds(run) else ()
 
 
@@ -474,7 +474,7 @@ def _composite_task(run: Run, led: str, flats: tuple[Task, ...]) -> Task:
 
 
 def step_command(step: str, led: str, detector: str = "") -> tuple[str, ...]:
-    """Return the arguments of the command that does one task."""
+    """Return the arguments of the command that runs one task."""
     return ("flat", "--step", step, "--led", led, *(("--detector", detector) if detector else ()))
 
 

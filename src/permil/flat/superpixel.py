@@ -111,15 +111,15 @@ def block_sums(
 
 
 def _side_by_side(image: NDArray) -> NDArray:
-    """Return an image whose pixels of a row lie side by side in memory."""
+    """Return an image with the pixels of each row contiguous in memory."""
     return image if image.strides[1] == image.itemsize else np.ascontiguousarray(image)
 
 
 FEWEST_PIXELS = 0.5
-"""Fraction of its pixels that a super-pixel must have."""
+"""Minimum fraction of good pixels in a super-pixel."""
 
 FEWEST_KEPT = 0.9
-"""Fraction of them that must be left in an exposure."""
+"""Minimum fraction of these that must remain in an exposure."""
 
 _DEAD = 0.2
 """Pattern below which a pixel is dead."""
@@ -239,7 +239,7 @@ def make_layout(
     counts = sums(good)
     row, column = np.nonzero(counts >= FEWEST_PIXELS * block * np.bincount(block_rows).max())
     if not row.size:
-        raise FlatError(f"no super-pixel of {detector.name} has enough good pixels", remedy="look at its mask and its exposures")
+        raise FlatError(f"no super-pixel of {detector.name} has enough good pixels", remedy="check its mask and its exposures")
     count = counts[row, column]
     mean = sums(pattern) / np.maximum(counts, 1)
     pattern = np.where(

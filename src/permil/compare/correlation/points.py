@@ -240,7 +240,7 @@ _JITTER = 0.02
 # Points that occupy a smaller fraction of a lattice are treated as irregular.
 _SPARSEST = 0.25
 TILES = 4
-"""Number of tiles along each side of a lattice, for what varies over the field."""
+"""Number of tiles along each side of a lattice, for properties that vary over the field."""
 # Cells of irregular points are halved while a larger fraction of positions shares cells, up to this number of cells.
 _LEAST_TAKEN, _MOST_CELLS, _MOST_CELLS_PER_POINT = 0.4, 250_000, 64
 

@@ -1,1 +1,1 @@
-"""The efficiency flat: the flat without the parts that stars show to be pixel area and diffusion, and the proof on left-out dithers."""
+"""The efficiency flat: the flat corrected for pixel area and diffusion measured by stars, validated on left-out dithers."""

@@ -34,7 +34,7 @@ _AREA, _DIFFUSION = 0, 1
 
 @dataclass(frozen=True)
 class Components:
-    """Predictions of the parts of a flat that are filtered apart, for the same stars.
+    """Predictions of the separately filtered parts of a flat, for the same stars.
 
     Attributes
     ----------
@@ -156,7 +156,7 @@ def fit_components(
 
 
 def _without(predicted: PredictedStars, other: PredictedStars, fit: BandCoefficients) -> PredictedStars:
-    """Return predictions for stars from whose values the fitted effect of another component is subtracted."""
+    """Return predictions, with the fitted effect of another component subtracted from the values of the stars."""
     effect = np.einsum("nqkb,kb->nq", other.templates.templates, fit.value)
     stars = predicted.stars
     values = {name: value - effect[:, number] for number, (name, value) in enumerate(stars.values.items())}
@@ -213,7 +213,7 @@ class FilterModel:
         return tuple(each.plain() for each in self.weights[MAIN]) if zone == PLAIN else self.weights[zone]
 
     def star_effect(self) -> FloatArray:
-        """Return the efficiency flat as the flux of each star sees it, minus 1, shape (n,): what dividing by it subtracts."""
+        """Return the efficiency flat averaged over each star, minus 1, shape (n,): division by it subtracts this from the relative flux."""
         zone = self.zones[_pixels_of(self.components.other.stars)]
         effect = self.components.steps.copy()
         for number in np.unique(zone):

@@ -79,7 +79,7 @@ def write_efficiency_flat(
     mask = plain.mask | np.where(efficiency.plain, np.int32(1 << planes[PLAIN_PLANE]), np.int32(0))
     cards = kept_cards(plain.header)
     cards.update(kind_card("flat"))
-    cards["FLATKIND"] = ("efficiency", "pixel area and diffusion taken out")
+    cards["FLATKIND"] = ("efficiency", "pixel area and diffusion removed")
     for keyword, entry in (_cards(result) | dict(header)).items():
         content = entry[0] if isinstance(entry, tuple) else entry
         if content is not None and not (isinstance(content, float) and not np.isfinite(content)):
@@ -118,7 +118,7 @@ def _cards(result: EfficiencyResult) -> dict[str, Any]:
         "USEFLUX": (choice.fluxes.value if choice.fluxes else "undecided", "flat for fluxes of stars"),
         "USESKY": (choice.sky.value, "flat for sky and surface brightness"),
         "CHOICE": choice.sentence,
-        "AREARMS": (choice.removed[0], "rms of pixel area and diffusion taken out"),
+        "AREARMS": (choice.removed[0], "rms of removed pixel area and diffusion"),
         "AREAERR": (choice.removed[1], "its error"),
         "SHIFTERR": (shift_error, "[pixel] rms error of SHIFT_X and SHIFT_Y"),
         "SIZEERR": (size_error, "[pixel2] rms error of SIZE"),

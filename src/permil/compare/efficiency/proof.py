@@ -21,7 +21,7 @@ from permil.errors import CompareError
 from permil.rounding import rounded
 
 BEST_FILTER, NOISE = "best filter", "noise"
-"""Names of the rows of a proof that are no division."""
+"""Names of the rows of a proof that are not divisions."""
 PARTS = 3
 """Number of parts of the exposures, at most."""
 SIGNIFICANCE = 3.0
@@ -123,7 +123,7 @@ class Proof:
     parts: int
 
     def change(self, division: Division) -> tuple[float, float]:
-        """Return the rms with the efficiency flat minus that after another division, with the error of the paired comparison."""
+        """Return the rms with the efficiency flat minus the rms after another division, with the error of the paired comparison."""
         difference = self.differences[division]
         total = self.scatter[Division.EFFICIENCY].rms + self.scatter[division].rms
         return difference.variance / total, difference.error / total
@@ -162,7 +162,7 @@ def leave_out(
     seed: int = 0,
     flat_fielded: bool = False,
 ) -> LeftOutStars:
-    """Divide the stars of each part of the exposures by the efficiency flat that the other parts give.
+    """Divide the stars of each part of the exposures by the efficiency flat from the other parts.
 
     Parameters
     ----------
@@ -270,7 +270,7 @@ def prove(
 
 
 def _largest_gain(model: FilterModel, left_out: LeftOutStars) -> FluxVariance:
-    """Return the variance that the Wiener filter takes from undivided fluxes, in all bands, with the error from that of the fractions.
+    """Return the variance that the Wiener filter removes from undivided fluxes, in all bands, with the error due to the fractions.
 
     Of the variance V of a band of the flat, noise included, as stars see it, that is ``V (f r)^2``: twice the covariance ``f r V`` with the
     efficiency times the weight ``f r``, less the variance added.
@@ -339,7 +339,7 @@ def choose_flat(proof: Proof, efficiency: EfficiencyFlat) -> FlatChoice:
 
 
 def removed_rms(efficiency: EfficiencyFlat) -> tuple[float, float]:
-    """Return the rms of pixel area and diffusion in the flat that the efficiency flat lacks, and its error."""
+    """Return the rms of the pixel area and diffusion removed in the efficiency flat, and its error."""
     components = efficiency.model.components
     variance, error = 0.0, 0.0
     for power, weights in zip(components.power, efficiency.model.weights_in(MAIN), strict=True):

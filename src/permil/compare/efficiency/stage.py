@@ -27,19 +27,19 @@ from permil.products import ImageProduct, RunFolder, fingerprint_card, is_usable
 from permil.products.folder import CompareFolder, SpotsFolder
 
 _OWN_FRACTIONS = (Region.EDGE, Region.MID_LINE, Region.AMPLIFIER_BOUNDARY)
-"""Regions that may have fractions of their own; tree rings are a component of their own."""
+"""Regions that may have separate fractions; tree rings are a separate component."""
 
 
 _CHOICE_COLUMNS = {
     "stars": "NLEFTOUT", "exposures": "NLEFTEXP", "use_for_fluxes": "USEFLUX", "use_for_sky": "USESKY", "left_in_sky": "AREARMS",
     "left_in_sky_err": "AREAERR", "sentence": "CHOICE",
 }  # fmt: skip
-"""Columns of the table by the card of the product that they are taken from."""
+"""Columns of the table, with the cards of the product that hold their values."""
 
 
 @dataclass(frozen=True)
 class EfficiencyRequest:
-    """The efficiency flat of one detector and band: folders of flats and stars, and the folder of the run that it is written to."""
+    """The efficiency flat of one detector and band: folders of its flat and stars, and folder of the output."""
 
     config: Config
     folder: RunFolder

@@ -1,4 +1,4 @@
-"""Fractions of the three kinds and Wiener weights of each band, from what the stars measured.
+"""Fractions of the three kinds and Wiener weights of each band, from the measurements of stars.
 
 In a band of periods, ``F - 1 = e + a + b + n``: efficiency, pixel area, diffusion and noise. The stars measure the fractions
 ``f_k = cov(k, F) / var(F)`` (`permil.compare.hypotheses.fit.fit_bands`), which for independent kinds are their shares of the power P of the
@@ -28,7 +28,7 @@ dithers of a spot, the rest is part of the flux of the spot."""
 LARGEST_ERROR = 0.2
 """Largest error of the fraction of efficiency after the fit of all bands; the plain flat is kept in bands with a larger one."""
 LEAST_TRANSFER = 0.1
-"""Structure that is damped to less in the flux of a star counts as pixel scale: the plain flat is kept."""
+"""Damping in the flux of a star below which structure counts as pixel scale: the plain flat is kept."""
 
 _PIXEL_SCALE = 2.0
 """Least period (pixels) that ends the pixel scale."""
@@ -37,7 +37,7 @@ _CHANGES = (0.01, 0.03, 0.1, 0.25, 0.5)
 _REACH = 2.0
 """Correlation length of the prior, octaves of the period."""
 _PURE, _PURE_CHANGE = 0.1, 1e-3
-"""Prior chance that a flat is all of one kind, for each kind, and standard deviation of the fractions then."""
+"""Prior probability that a flat is entirely of one kind, for each kind, and standard deviation of its fractions in that case."""
 _MEAN = 1.0
 """Prior standard deviation of the mean over bands: hardly any constraint."""
 _LEAST_BAND = 1.2
@@ -225,7 +225,7 @@ def _posterior(
 
 
 def _models(bands: tuple[Band, ...], whole: BandWeights | None) -> list[tuple[float, FloatArray, FloatArray]]:
-    """Return the possible priors of the fractions: their chance, mean and covariance."""
+    """Return the possible priors of the fractions: their probability, mean and covariance."""
     place = np.array([_octave(band) for band in bands])
     alike = np.exp(-0.5 * ((place[:, None] - place) / _REACH) ** 2) + 1e-9 * np.eye(place.size)
     kinds, chance = np.eye(3), 1 / len(_CHANGES)

@@ -39,7 +39,7 @@ _LEAST = 30
 
 
 def fit_hypotheses(predicted: PredictedStars, *, region: BoolArray | None = None, flat_fielded: bool = False) -> HypothesisFit:
-    """Fit the three hypotheses together to flux, place and size of the stars.
+    """Fit the three hypotheses together to flux, position and size of the stars.
 
     Parameters
     ----------

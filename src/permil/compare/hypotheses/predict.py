@@ -121,7 +121,7 @@ class PredictedStars:
 
     @cached_property
     def seen_cells(self) -> FloatArray:
-        """Flat in bands as the mean star sees it, in cells, shape (bands, rows, columns)."""
+        """Bands of the flat averaged over the mean star, in cells, shape (bands, rows, columns)."""
         return np.asarray(fft.idctn(self.cell_spectra * self.cell_transfer, axes=(1, 2), norm="ortho", overwrite_x=True))
 
 

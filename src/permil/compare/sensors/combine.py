@@ -1,4 +1,4 @@
-"""Many estimates together: means over sensors with their heterogeneity, and the significant ones of many tests.
+"""Combination of many estimates: means over sensors with their heterogeneity, and the significant ones of many tests.
 
 Means have random effects of sensors, and of the bands of a sensor.
 
@@ -194,7 +194,7 @@ def _mean_of_sensors(value: FloatArray, variance: FloatArray, estimates: int, ba
 
 
 def _where(chi_square: Callable[[float], float], target: float, value: FloatArray, variance: FloatArray) -> float:
-    """Return the added variance at which the sum of squares, which it decreases, has a value; 0 if it is below that without it."""
+    """Return the added variance at which the sum of squares has a value; 0 if it is smaller without added variance."""
     if chi_square(0.0) <= target:
         return 0.0
     largest = float(variance.max() + np.ptp(value) ** 2)

@@ -1,4 +1,4 @@
-"""Where the variance of raw star fluxes comes from: mask, lamp, place in the focal plane, vendor, sensor, amplifier, pixels, noise.
+"""Origins of the variance of raw star fluxes: mask, lamp, place in the focal plane, vendor, sensor, amplifier, pixels, noise.
 
 The logarithm of the raw flux of spot s in exposure e is modelled as
 
@@ -32,7 +32,7 @@ from permil.compare.levels.split import split_levels
 from permil.errors import CompareError
 
 _OTHER_MASK = 0.2
-"""Rms of the ratio of the fluxes of two campaigns, relative to that of the spots, above which they are of different masks."""
+"""Rms of the ratio of the fluxes of two campaigns, relative to that of the spots, above which their masks differ."""
 _FEWEST_SPOTS = 10
 _ITERATIONS, _LEAST_LEFT = 3, 0.05
 _BLOCKS = 8
@@ -153,7 +153,7 @@ def _sum(name: str, parts: Sequence[Origin]) -> Origin:
 
 
 def sensor_levels(campaigns: Sequence[RawStars], lamp_variance: float) -> tuple[FloatArray, FloatArray, str]:
-    """Return the level of the star fluxes of each campaign relative to the others of its band, its error, and why there is none.
+    """Return the level of the star fluxes of each campaign relative to the others of its band, its error, and the reason for a missing one.
 
     Parameters
     ----------

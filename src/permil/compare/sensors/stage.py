@@ -108,7 +108,7 @@ def require_distinct(roots: Sequence[Path]) -> None:
         other = found.setdefault(path.read_bytes(), root)
         if other is not root:
             raise InputError(
-                f"these comparisons of stars and flats are those of the run {other}",
+                f"these comparisons of stars and flats repeat those of the run {other}",
                 path=path,
                 remedy="list each run once in compare.with_runs, and not this run itself",
                 other=str(other),
@@ -160,7 +160,7 @@ def read_results(root: Path, name: str, camera: Camera) -> list[SensorResults]:
             sensor = camera[detector]
         except CameraError as error:
             raise InputError(
-                f"detector {detector} is not of the camera {camera.name}",
+                f"detector {detector} does not belong to camera {camera.name}",
                 path=products.correlations,
                 remedy="combine runs of one camera",
             ) from error

@@ -44,7 +44,7 @@ SIGNIFICANT = 5.0
 """Standard errors beyond which the loss of an amplifier differs from the mean."""
 
 _HARMLESS = 1e-6
-"""Share of the prior's information up to which a negative eigenvalue of the information of the signals changes nothing."""
+"""Fraction of the prior's information up to which a negative eigenvalue of the signals' information is set to 0."""
 
 _MOST_COMBINATIONS = 48
 """Combinations of losses in which the fine structure of the beam is unknown."""
@@ -53,10 +53,10 @@ _NO_MORE = 5e-3
 """Share of the information on a further combination that ends the search."""
 
 _TOLERANCE = 0.02
-"""Of solutions with fine knots, in standard errors where a combination of losses is one from zero."""
+"""Tolerance of solutions with fine knots, in standard errors, for a combination of losses one error from zero."""
 
 _MOST_MODES = 160
-"""Modes of errors of losses that are kept: all of ten detectors."""
+"""Largest number of modes of the errors of losses: all of ten detectors."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class AmplifierLosses:
         return _places_of(zip(self.detector, self.amplifier.tolist(), strict=True))
 
     def plus(self, other: AmplifierLosses) -> AmplifierLosses:
-        """Return the sum with losses that were put back into the signals before; errors are these."""
+        """Return the sum with losses corrected in the signals before; the errors are those of these losses."""
         earlier = other.places
         return replace(
             self, loss=self.loss + np.array([other.loss[earlier[one]] if one in earlier else 0.0 for one in self.places])
@@ -140,7 +140,7 @@ class AmplifierLosses:
 
     @property
     def scatter(self) -> float:
-        """Root mean square of the differences, without the part of their errors."""
+        """Root mean square of the differences, without the contribution of their errors."""
         return max(float(np.mean(self.loss**2)) - float(np.mean(self.error**2)), 0.0) ** 0.5
 
     @property
@@ -242,7 +242,7 @@ def _loss_equations(
 def _solution_and_levels(
     solution: JointSolution, equations: _LossEquations, loss: FloatArray
 ) -> tuple[JointSolution, dict[str, float]]:
-    """Return the solution with losses put back, and the change of the level of each detector by a loss of 1 of all amplifiers."""
+    """Return the solution from signals corrected for losses, and the change of each detector's level by a loss of 1 of all amplifiers."""
     coupled = equations.coupled
     change, unknowns = (solution.factor.solve(of_losses) for of_losses in (coupled.T @ loss, coupled.sum(axis=0)))
     levels = {name: mean - float(row @ unknowns) for name, (mean, row) in equations.levels.items()}
@@ -250,7 +250,7 @@ def _solution_and_levels(
 
 
 class StraightSignals(Sequence[DetectorSignals]):
-    """Signals of detectors whose amplifiers lose signal, with the losses put back.
+    """Signals of detectors, corrected for the losses of their amplifiers.
 
     Parameters
     ----------
@@ -364,7 +364,7 @@ def _of_differences(covariance: FloatArray) -> FloatArray:
 
 
 def _not_negative(information: FloatArray) -> FloatArray:
-    """Return information without negative eigenvalues, which a factor from slightly different weights leaves."""
+    """Return information without negative eigenvalues, which result from a factor with slightly different weights."""
     # Eigenvalues that are negative by rounding, or small beside the prior, do no harm: a factor takes a thirtieth of the time.
     with suppress(np.linalg.LinAlgError):
         np.linalg.cholesky(information + _HARMLESS * USUAL_LOSS**-2.0 * np.eye(len(information)))
@@ -384,7 +384,7 @@ def _places_in(places: Mapping[tuple[str, int], int], name: str, amplifier: IntA
 
 
 class _DetailSearch:
-    """Searches for the combinations of losses on which the fine structure of the beam takes information."""
+    """Search for the combinations of losses whose information is reduced by the fine structure of the beam."""
 
     def __init__(
         self,
@@ -400,7 +400,7 @@ class _DetailSearch:
         self._places = [_places_in(places, one.name, amplifiers[one.name]) for one in detectors]
 
     def losses(self, diagonal: FloatArray, information: FloatArray, pull: FloatArray) -> DetailLosses:
-        """Return where and how the fine structure matters.
+        """Return the combinations of losses that depend on the fine structure.
 
         Parameters
         ----------
@@ -447,11 +447,11 @@ class _DetailSearch:
         )
 
     def solution_with(self, loss: FloatArray) -> JointSolution:
-        """Return the solution of signals with losses put back."""
+        """Return the solution from signals corrected for losses."""
         return self._equations.solution_after(-self._equations.solve(self._row(loss), _TOLERANCE))
 
     def levels(self, loss: FloatArray) -> dict[str, float]:
-        """Return the change of the mean response of each detector with losses that are not put back."""
+        """Return the change of the mean response of each detector by uncorrected losses."""
         changes = self._equations.changes(self._equations.solve(self._row(loss), _TOLERANCE))
         return {
             name: float((signals.means * loss[places] - signals.mean_of(change))[signals.lit].mean())
@@ -473,7 +473,7 @@ def _excess(
     reference: float,
     found: Mapping[tuple[str, int], tuple[float, float]],
 ) -> float:
-    """Return by how much the pulls of stage moves scatter more than noise lets them, 1 or more.
+    """Return the factor, at least 1, by which the pulls of stage moves scatter more than noise.
 
     Parameters
     ----------
@@ -535,7 +535,7 @@ class _Signals:
         return float(self.means[self.lit].mean())
 
     def shares(self) -> FloatArray:
-        """Return the part that each signal has in the mean response of the detector, over its weight."""
+        """Return the share of each signal in the mean response of the detector, over its weight."""
         total = self.weights.sum(axis=0)
         share = np.divide(1.0, total, out=np.zeros(total.size), where=self.lit) / self.lit.sum()
         return np.ascontiguousarray(np.broadcast_to(share, self.weights.shape))

@@ -25,8 +25,8 @@ from permil.flat.joint.solve import solve_again
 from permil.flat.shared_errors import shared_places
 
 _MEANINGS = {
-    "photon": ("", "median error of a super-pixel from its own signals (the flat has all its pixels)"),
-    "common": ("", "rms over super-pixels of the errors that they share"),
+    "photon": ("", "median error of a super-pixel from its own signals (the flat uses all pixels)"),
+    "common": ("", "rms over super-pixels of their shared errors"),
     "modes": ("", "the part of common in the extension MODES"),
     "remainder": ("", "the rest of common (extension REMAINDER)"),
     "detector_scale": ("", "rms over detectors of the error of their level against the mean of all"),
@@ -54,29 +54,29 @@ _MEANINGS = {
             ("common", "", "common", "; not in photon"),
         )
     },
-    "board_time": ("", "rms of the change of a board's gain from the first to the last exposure, before the fit"),
-    "linearity": ("", "rms of the loss of signal at 50,000 electrons between amplifiers, its noise taken off"),
+    "board_time": ("", "prior rms of the change of a board's gain from the first to the last exposure"),
+    "linearity": ("", "rms over amplifiers of the loss of signal at 50,000 electrons, without noise"),
     "linearity_scale": (
         "",
-        "effect on detector_scale of a loss of 2 per mil in all amplifiers; detector_scale does not contain it",
+        "effect on detector_scale of a loss of 2 per mil in all amplifiers; not included in detector_scale",
     ),
     "photodiode": ("", "noise of one photodiode reading"),
-    "photodiode_drift": ("", "amplitude of its drift, averaged over its posterior"),
-    "exposure_scale": ("", "median error of an exposure's scale, constant and gradients taken off"),
+    "photodiode_drift": ("", "amplitude of the photodiode's drift, averaged over its posterior"),
+    "exposure_scale": ("", "median error of an exposure's scale, without constant and gradients"),
     "position": ("mm", "error of a stage move"),
     "fit": ("", "square root of the reduced chi-square of the signals"),
     "split_half": ("", "rms of half the difference of odd and even exposures"),
-    "split_half_noise": ("", "split_half that the noise of the signals alone would give"),
+    "split_half_noise": ("", "split_half expected from the noise of the signals alone"),
     "split_time": ("", "rms of half the difference of the earlier and the later half of exposures of each kind"),
     "cross_validation": (
         "",
-        "square root of the mean squared residual over its error of exposures, from the half (odd, even) that they are not in",
+        "rms of residual over error of exposures, predicted from the half (odd, even) without them",
     ),
 }
 
 
 def place_rows(signals: DetectorSignals, response: FloatArray, detector: Detector) -> FloatArray:
-    """Return the weights that average super-pixels around each of the places of shared errors, and over all, shape (n + 1, p)."""
+    """Return weights, shape (n + 1, p), of super-pixel means around each place of shared errors and over all super-pixels."""
     places = np.column_stack(shared_places(detector))
     x, y = ccs_to_detector(detector, signals.x_mm, signals.y_mm)
     distance = np.hypot(x[:, None] - places[:, 0], y[:, None] - places[:, 1])
@@ -174,7 +174,7 @@ def _of_gains(solution: JointSolution, errors: FlatCovariance) -> dict[str, floa
 
 
 def _added(cause: str, places: slice, errors: FlatCovariance) -> dict[str, float]:
-    """Return the contributions of some unknowns to detector levels, gradient and errors in common."""
+    """Return the contributions of some unknowns to detector levels, gradient and common errors."""
     levels = errors.added_by(places)
     gradient = errors.composite_gradient_added_by(places)
     return {
@@ -223,7 +223,7 @@ _TOLERANCE = 0.3
 
 @dataclass(frozen=True)
 class SplitHalves:
-    """The log response from one part of the exposures minus that from the other, its mean taken off, on each detector.
+    """The log response from one part of the exposures minus that from the other, without its mean, on each detector.
 
     Parameters
     ----------
@@ -355,14 +355,14 @@ def check_photodiode(solution: JointSolution) -> PhotodiodeCheck:
 
 
 def without_drift(solution: JointSolution) -> JointSolution:
-    """Return a solution whose errors are those of a photodiode that is known not to drift; its values are unchanged."""
+    """Return a solution with the errors of a photodiode without drift; its values are unchanged."""
     prior = replace(solution.prior, photodiode=solution.prior.photodiode.without_drift())
     scales, change = solution.model.scales, prior.scale_precision - solution.prior.scale_precision
     return replace(solution, prior=prior, factor=solution.factor.plus(scales.start, change))
 
 
 def _scale_errors(solution: JointSolution) -> FloatArray:
-    """Return errors of the scales, constant and gradients taken off; an exposure that was left out must not set these: NaN."""
+    """Return errors of the scales, without constant and gradients; NaN for exposures that were left out."""
     model = solution.model
     kept = np.flatnonzero(~solution.left_out)
     gains = np.arange(model.board_gains.start, model.step_sizes.stop)

@@ -1,4 +1,4 @@
-"""Errors of the joint flat: independent errors of super-pixels, and errors that they share.
+"""Errors of the joint flat: independent and shared errors of super-pixels.
 
 ``cov(f_p, f_q) = delta_pq / W_p + A_p V A_q'`` with the covariance ``V`` of all other unknowns and the rows ``A`` of
 `permil.flat.joint.normal`. The flat is relative to its mean over all super-pixels, which is taken off ``A``. No matrix of
@@ -31,7 +31,7 @@ Region = Mapping[str, FloatArray]
 """Weights of the super-pixels of each detector that takes part; a mean has weights that sum to 1."""
 
 _MODE_TOLERANCE = 1e-8
-"""Relative, of the strength of a mode: whatever it leaves out is in the remainder."""
+"""Relative tolerance of the strength of a mode: the remainder includes the rest."""
 
 _PROBES = 64
 """Random vectors from which a trace is estimated."""
@@ -44,12 +44,12 @@ _NEGLIGIBLE = 1e-3
 """Part of the noise variance of a level or gradient below which the part beyond the largest modes is neglected."""
 
 _TILES = 4
-"""How many tiles are summed before their products are added."""
+"""Number of tiles that are summed before their products are added."""
 
 
 @dataclass(frozen=True)
 class CorrelatedModes:
-    """The largest modes of the errors that super-pixels share: ``cov(f) ~ diag(independent) + sum_k modes_k modes_k'``.
+    """The largest modes of the shared errors of super-pixels: ``cov(f) ~ diag(independent) + sum_k modes_k modes_k'``.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class CorrelatedModes:
 
 @dataclass(frozen=True)
 class PlaneResponses:
-    """Derivatives of level and gradients of each detector with respect to terms that LEDs of one run share.
+    """Derivatives of level and gradients of each detector with respect to terms common to LEDs of one run.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class _RegionRows:
         self._independent[np.ix_(own, own)] += (part / tile.moments) @ part.T
 
     def without(self, mean: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the rows ``A`` of the sums with the mean row of all super-pixels taken off, and the covariance of their own noise."""
+        """Return the rows ``A`` of the sums minus the mean row of all super-pixels, and the covariance of their own noise."""
         return self._rows - np.outer(self._total, mean), self._independent
 
 
@@ -152,7 +152,7 @@ class FlatCovariance:
         self._mean, self._gram, self._pixels, *self._linear = self._sums()
 
     def under(self, solution: JointSolution) -> FlatCovariance:
-        """Return the errors under a solution that differs in its prior and factor alone: the sums over the data stay."""
+        """Return the errors for a solution that differs only in its prior and factor; the sums over the data are reused."""
         other = copy(self)
         other.solution = solution
         other.__dict__.pop("_answers", None)
@@ -234,7 +234,7 @@ class FlatCovariance:
         return np.array(values), self.covariance(operators)
 
     def plane_covariance(self) -> FloatArray:
-        """Return the covariance of `planes`, shape (3 detectors, 3 detectors), as the dense factor has it.
+        """Return the covariance of `planes` from the dense factor, shape (3 detectors, 3 detectors).
 
         It takes one pass for any number of detectors. Where the beam has fine structure it is that with coarse knots.
         """
@@ -272,7 +272,7 @@ class FlatCovariance:
             yield detector.name, plane_operator(detector.x_mm, detector.y_mm, used)
 
     def responses_to(self, unknowns: FloatArray) -> Iterator[tuple[str, FloatArray]]:
-        """Yield how the response of each detector changes with other unknowns, its mean over all super-pixels taken off.
+        """Yield the derivatives of the response of each detector with respect to other unknowns, minus their mean over all super-pixels.
 
         Parameters
         ----------
@@ -298,11 +298,11 @@ class FlatCovariance:
         return self._added(places, self._answers[:, :-2:3])
 
     def composite_gradient_added_by(self, places: slice) -> FloatArray:
-        """Return the part of the covariance of the composite's gradient that some unknowns add, shape (2, 2)."""
+        """Return the contribution of some unknowns to the covariance of the composite's gradient, shape (2, 2)."""
         return self._added(places, self._answers[:, -2:])
 
     def common_variance_added_by(self, places: slice) -> float:
-        """Return the mean over all super-pixels of the variance that some unknowns add.
+        """Return the mean over all super-pixels of the variance contributed by some unknowns.
 
         The trace is estimated from random vectors (Hutchinson 1990), which takes a small part of the time and is good to some per cent.
         """
@@ -353,7 +353,7 @@ class FlatCovariance:
         return self.solution.factor.solve(self._linear[0].T)
 
     def modes_and_shared(self, count: int, rows: Mapping[str, FloatArray]) -> tuple[CorrelatedModes, dict[str, FloatArray]]:
-        """Return the largest modes of the errors that super-pixels share, and further ones; the rest counts as independent.
+        """Return the largest modes of the shared errors of super-pixels, and further ones; the rest counts as independent.
 
         The further modes make the covariance of levels and gradients of all detectors that of `planes`, for the
         combinations of them that the largest modes lack most. What is left is smooth over a detector, so that independent noise of the same
@@ -426,7 +426,7 @@ class FlatCovariance:
     def _shared(
         self, weights: FloatArray, pieces: Sequence[Tile], columns: IntArray, known: FloatArray, with_mean: FloatArray
     ) -> FloatArray:
-        """Return the covariance of sums of the errors that the super-pixels of a detector share.
+        """Return the covariance of sums due to the shared errors of the super-pixels of a detector.
 
         Parameters
         ----------
@@ -447,7 +447,7 @@ class FlatCovariance:
         return np.asarray(covariance)
 
     def _directions_of_planes(self, known: FloatArray) -> FloatArray:
-        """Return orthonormal directions that levels and gradients of detectors have beyond known ones, shape (m, k).
+        """Return orthonormal directions of levels and gradients of detectors besides known ones, shape (m, k).
 
         With ``A W' = B`` and operators ``T`` of planes, modes ``B D`` of directions ``D`` leave ``B (1 - D D') B'``. The part of it that
         planes see is ``B Q Q' B'`` with an orthonormal basis ``Q`` of ``(1 - D D') B' T'`` (Nystroem).

@@ -57,7 +57,7 @@ class ExposureList:
     epoch: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
-        """Check, and number the stage moves where they are not given."""
+        """Check the arrays, and number the stage moves if they are not given."""
         self._make_plain()
         count = len(self.x_mm)
         for name in ("y_mm", "log_photodiode", "time"):
@@ -157,7 +157,7 @@ def epochs_of_readout(exposures: ExposureList, detectors: Sequence[DetectorSigna
 
 
 LONG_SERIES = 25
-"""Exposures of one set of detectors, one after the other, that count as a program of their own."""
+"""Number of consecutive exposures of one set of detectors that count as a separate program."""
 
 PAUSE = 30.0
 """Time without exposures that counts as a pause, in units of the usual time between exposures."""
@@ -242,7 +242,7 @@ _IN_CELL, _MOST_THINNED = 8.0, 4
 
 
 def thinned(detectors: Sequence[DetectorSignals], spacing_mm: float) -> Sequence[DetectorSignals]:
-    """Return each n-th super-pixel of detectors, as few as determine a beam with knots of some distance."""
+    """Return every n-th super-pixel of detectors, as few as determine a beam with a knot spacing."""
     cell = spacing_mm**2
     in_cell = [len(one.x_mm) * cell / max(np.ptp(one.x_mm) * np.ptp(one.y_mm), cell) for one in detectors if len(one.x_mm)]
     step = int(np.clip(min(in_cell, default=0.0) / _IN_CELL, 1, _MOST_THINNED))

@@ -32,7 +32,7 @@ _CURVATURE = 1e-3
 
 @dataclass(frozen=True)
 class DesignReport:
-    """What a design determines.
+    """Determined and undetermined modes of a design.
 
     Parameters
     ----------
@@ -61,14 +61,14 @@ class DesignReport:
     gradient_error: FloatArray
 
     def counts(self) -> dict[str, int]:
-        """Return how many undetermined modes have each name."""
+        """Return the number of undetermined modes with each name."""
         return {name: sum(mode.name == name for mode in self.modes) for name in sorted({mode.name for mode in self.modes})}
 
 
 def footprint(
     name: str, x_mm: FloatArray, y_mm: FloatArray, exposures: IntArray, relative_error: float | FloatArray
 ) -> DetectorSignals:
-    """Return a detector as it will be lit: super-pixels, exposures, and the relative error of a signal.
+    """Return the planned signals of a detector: super-pixels, exposures, and the relative error of a signal.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def undetermined_flats(matrix: FloatArray, shifts: FloatArray, limit: float) -> 
 
 
 def _shifts(model: JointModel, detectors: Sequence[DetectorSignals], vector: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the rows ``A`` of all super-pixels, their mean taken off, and the weights ``W``."""
+    """Return the rows ``A`` of all super-pixels minus their mean, and the weights ``W``."""
     count = sum(len(detector.x_mm) for detector in detectors)
     if count > _MOST_SUPER_PIXELS:
         raise FlatError(f"{count} super-pixels are too many to check a design", remedy="use coarser ones", value=count)
@@ -289,7 +289,7 @@ class _Naming:
         self._taken = np.ones((len(basis), 1)) / np.sqrt(len(basis))
 
     def take(self, pattern: FloatArray, mode: UndeterminedMode, needed: float) -> None:
-        """Take a pattern, orthogonal to named ones, out of the space if the needed part of its square lies in it."""
+        """Remove a pattern, orthogonal to named ones, from the space if the required part of its square lies in it."""
         rest = pattern - self._taken @ (self._taken.T @ pattern)
         along = self.left.T @ rest
         size = float(rest @ rest)

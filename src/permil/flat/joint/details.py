@@ -37,21 +37,21 @@ from permil.flat.joint.solution import Certificate, DetailErrors, JointSolution
 from permil.flat.joint.spline import SplineGrid
 
 MOST_COEFFICIENTS = 60_000
-"""Of the fine beam: the factor of their band takes 0.4 GB."""
+"""Largest number of coefficients of the fine beam: the factor of their band takes 0.4 GB."""
 
 _SETTLED = 0.2
-"""Change of the logarithm of the stiffness below which it is known."""
+"""Change of the logarithm of the stiffness below which it has converged."""
 
 _AIM, _MOST_ROUNDS = 0.1, 12
-"""Share of the tolerance at which the search ends, and rounds after which the tolerance is enough."""
+"""Fraction of the tolerance at which the search ends, and rounds after which the tolerance itself suffices."""
 _MOST_STEPS = 200
 _ROUGH = 0.02
-"""Share of its length to which a step is found while the stiffness still changes."""
+"""Relative accuracy of a step while the stiffness still changes."""
 
 _USUAL_PRODUCTS = 20
 
 _SHARE_OF_ERROR = 3e-3
-"""Share of an error to which the solution for a region is found: its covariances are then good to 1e-5."""
+"""Accuracy of the solution for a region, relative to its error: its covariances are then accurate to 1e-5."""
 
 _PROBES = 12
 _ERROR_PROBES, _ERROR_STEPS = 4, 15
@@ -146,7 +146,7 @@ def solve_details(
 def covariance_with_details(
     solution: JointSolution, detectors: Sequence[DetectorSignals], regions: Sequence[Mapping[str, FloatArray]]
 ) -> FloatArray:
-    """Return the covariance of weighted sums of the log response over regions, the fine structure of the beam unknown, shape (n, n).
+    """Return the covariance of weighted sums of the log response over regions, including the fine structure of the beam, shape (n, n).
 
     With approximate solutions ``x_i`` of ``H x_i = a_i`` for the row ``a_i`` of each region, and the rests ``r_i``, an estimate of
     ``a_i' H^-1 a_j`` whose error is of second order is ``a_i' x_j + x_i' r_j``.
@@ -232,7 +232,7 @@ class _FineProblem:
 
     @property
     def start(self) -> FloatArray:
-        """The solution's unknowns with its beam, and the details that it has, on fine knots."""
+        """The solution's unknowns, with its beam and details on fine knots."""
         vector = self.prolongation @ self.solution.vector
         details = self.solution.model.details
         if details is not None:
@@ -246,12 +246,12 @@ class _FineProblem:
         return fit_detector(self.model, detector, vector, threshold=solution.threshold, exposure_weights=weights)
 
     def known_band(self, vector: FloatArray) -> sparse.csr_array:
-        """Return `band`, or that of an earlier solution from the same exposures: it hardly changes."""
+        """Return `band`, or the nearly equal one of an earlier solution from the same exposures."""
         known = self.solution.detail_errors.band
         return self.band(vector) if known is None else known
 
     def band(self, vector: FloatArray) -> sparse.csr_array:
-        """Return the normal equations of the fine splines of the beam alone, shape (m, m), all else known."""
+        """Return the normal equations of the fine splines of the beam alone, shape (m, m), with all other unknowns fixed."""
         grid = self.model.patterns[0].grid
 
         def of_detector(detector: DetectorSignals) -> FloatArray:
@@ -276,7 +276,7 @@ class _FineProblem:
         return sparse.csr_array(lower + sparse.tril(lower, -1).T)
 
     def split(self, vector: FloatArray) -> tuple[FloatArray, BeamDetails]:
-        """Return the unknowns with the coarse part of the beam, and its details: their roughness has no product with it."""
+        """Return the unknowns with the coarse part of the beam, and its details, whose roughness is orthogonal to that part."""
         beam, count = self.beam, self.solution.model.patterns[0].grid.size
         of_beam = sparse.csr_array(self.prolongation[: beam.stop, :count])
         rough = roughness_of(self.model.patterns[0].grid)
@@ -310,7 +310,7 @@ def _products_of(number_x: int, number_y: int, count_y: int, size: int) -> tuple
 
 
 def _counted(progress: Callable[[float], None] | None) -> Callable[[], None]:
-    """Return a function that reports the share of all products that is done, each time that it is called."""
+    """Return a function that reports the completed fraction of all products at each call."""
     done = 0
 
     def report() -> None:
@@ -323,7 +323,7 @@ def _counted(progress: Callable[[float], None] | None) -> Callable[[], None]:
 
 
 _PLANES = 1e-6
-"""Weight of coefficients beside that of their roughness, where coarse and fine part are split."""
+"""Weight of coefficients relative to that of their roughness, in the split of coarse and fine part."""
 
 
 class FineEquations:
@@ -379,7 +379,7 @@ class FineEquations:
     def solve_and_rest(
         self, pull: FloatArray, tolerance: float, share: float, *, most_steps: int = _MOST_STEPS
     ) -> tuple[FloatArray, FloatArray]:
-        """Return an approximate solution ``x`` of ``H x = b`` (see `solve`) and the rest ``b - H x``."""
+        """Return an approximate solution ``x`` of ``H x = b`` (see `solve`) and the residual ``b - H x``."""
         solved, left = np.zeros(len(pull)), pull.copy()
         close = self.precondition(left)
         direction, size = close, float(left @ close)
@@ -412,11 +412,11 @@ class FineEquations:
         )
 
     def changes(self, step: FloatArray) -> Iterator[FloatArray]:
-        """Yield how much a small step changes the logarithms of each detector, shape (e, p)."""
+        """Yield the changes of the logarithms of each detector by a small step, shape (e, p)."""
         return threaded_map(lambda rows: rows.product(step), self._rows)
 
     def solution_after(self, step: FloatArray) -> JointSolution:
-        """Return the solution with a step added to its unknowns; all else stays."""
+        """Return the solution with a step added to its unknowns."""
         solution = self.problem.solution
         coarse, details = self.problem.split(self.vector + step)
         return replace(solution, vector=coarse, model=replace(solution.model, details=details))
@@ -440,7 +440,7 @@ class FineEquations:
         return np.array(rows), independent
 
     def likeliest_stiffness(self, vector: FloatArray) -> float:
-        """Return the stiffness for which the coefficients are as rough as is to be expected (MacKay 1992).
+        """Return the stiffness for which the coefficients have the expected roughness (MacKay 1992).
 
         With the number ``g`` of coefficients that the signals determine it is ``g / (c' R c)``.
         """
@@ -448,14 +448,14 @@ class FineEquations:
         return self._determined() / max(float(beam @ (self._roughness @ beam)), np.finfo(float).tiny)
 
     def _determined(self) -> float:
-        """Return how many coefficients of the fine beam the signals determine."""
+        """Return the number of coefficients of the fine beam determined by the signals."""
         probes = np.random.default_rng(0).choice([-1.0, 1.0], (self._roughness.shape[0], _PROBES))
         solved = linalg.cho_solve_banded((self._band, True), probes, check_finite=False)
         trace = float(np.sum(probes * (self._roughness @ solved))) / _PROBES
         return max(len(probes) - _PLANES_OF_BEAM - self.prior.stiffness[0] * trace, 1.0)
 
     def determined(self) -> float:
-        """Return how many coefficients of the beam the signals determine, beyond those with coarse knots."""
+        """Return the number of coefficients of the beam determined by the signals, in addition to those with coarse knots."""
         prolongation, model = self.problem.prolongation, self.problem.solution.model
         of_beam = prolongation[: self.problem.beam.stop, : model.patterns[0].grid.size]
         rough = (of_beam.T @ self._roughness @ of_beam).toarray() * self.prior.stiffness[0]
@@ -480,7 +480,7 @@ class FineEquations:
 
 
 _PLANES_OF_BEAM = 3
-"""Functions that have no roughness."""
+"""Functions without roughness."""
 
 
 def _banded_factor(matrix: sparse.csr_array) -> FloatArray:

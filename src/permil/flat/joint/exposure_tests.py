@@ -34,7 +34,7 @@ _FEWEST_FREE = 10.0
 
 @dataclass(frozen=True)
 class ExposureTests:
-    """How each exposure fits, after its own scale and position have been fitted to it; shape (n,) each.
+    """Tests of each exposure, after a fit of its own scale and position; shape (n,) each.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def exposure_tests(
     threshold: float,
     exposure_weights: FloatArray,
 ) -> ExposureTests:
-    """Fit scale and position (and weather, where it is an unknown) of each exposure to its residuals, and test what is left."""
+    """Fit scale and position (and weather, if it is an unknown) of each exposure to its residuals, and test the remaining residuals."""
     fits = _DetectorFits(model, detectors, vector, threshold, exposure_weights)
     weather = _precision_of_weather(model, prior)
     solution, covariance = _solve(*_normal_equations(fits, _FITTED + len(weather), exposure_weights), weather)
@@ -123,7 +123,7 @@ def exposure_tests(
 
 @dataclass
 class _DetectorFits:
-    """Detectors with their fits and bases (`_basis`); kept for the second iteration if they fit into memory, else made again."""
+    """Detectors with their fits and bases (`_basis`); kept for the second iteration if they fit into memory, else recomputed."""
 
     model: JointModel
     detectors: Sequence[DetectorSignals]
@@ -229,7 +229,7 @@ def _basis(model: JointModel, detector: DetectorSignals, vector: FloatArray) -> 
 
 
 def _precision_of_weather(model: JointModel, prior: Prior) -> FloatArray:
-    """Return the precision of each coefficient of the weather before the fit; empty without weather."""
+    """Return the prior precision of each coefficient of the weather; empty without weather."""
     if model.weather_frame is None or prior.weather is None:
         return np.empty(0)
     return np.asarray(prior.weather.amplitudes[ORDERS] ** -2.0)

@@ -1,4 +1,4 @@
-"""The joint solution as a file, for the flats of its detectors, the report and other readers.
+"""File of a joint solution, for the flats of its detectors, the report and other readers.
 
 The number of extensions does not depend on the number of detectors. Tables and images of the whole solution are BEAM, REFLECTION,
 EXPOSURES, DRIFT, BUDGET, BOARDS, BOARD_GAINS, GAIN_STEPS, LINEARITY and PLANES (the covariance of level and gradients along X and Y of
@@ -49,7 +49,7 @@ _DETECTORS, _PLANES = "DETECTORS", "PLANES"
 
 @dataclass(frozen=True)
 class DetectorErrors:
-    """Errors of the flat of one detector by the joint solution.
+    """Errors of the flat of one detector from the joint solution.
 
     Parameters
     ----------
@@ -109,10 +109,10 @@ def joint_hdus(
         hdu = fits.ImageHDU(
             level - (_beam_maximum(solution) if number == 0 else 0.0), name="BEAM" if number == 0 else "REFLECTION"
         )
-        hdu.header["ORIGINX"] = (grid.origin[0], "[mm] place of the first coefficient")
-        hdu.header["ORIGINY"] = (grid.origin[1], "[mm] place of the first coefficient")
+        hdu.header["ORIGINX"] = (grid.origin[0], "[mm] position of the first coefficient")
+        hdu.header["ORIGINY"] = (grid.origin[1], "[mm] position of the first coefficient")
         hdu.header["STEP"] = (grid.spacing, "[mm] distance of the knots")
-        hdu.header["SIGN"] = (pattern.sign, "function of place + SIGN * projector")
+        hdu.header["SIGN"] = (pattern.sign, "function of position + SIGN * projector")
         hdu.header["SIDE"] = (round(side_mm, 9), "[mm] side of the squares of its means")
         hdu.header["MEANING"] = "coefficients [x, y] of cubic B-splines of the logarithm"
         hdus.append(hdu)

@@ -14,16 +14,16 @@ from permil.flat.joint.normal import fit_detector
 from permil.flat.joint.solution import JointSolution
 
 _LEAST_SIGNIFICANCE, _LEAST_CONFIRMED = 7.0, 5.0
-"""Standard errors that the residuals must show for a step, and then the solution in which its size is unknown."""
+"""Standard errors required for a step in the residuals, and then in the solution for its size."""
 _LEAST_SIZE = 3e-4
 """Relative size below which a step is not reported: a beam with coarse knots leaves residuals of this size."""
 _FEWEST_BESIDE = 3
 """Exposures that a step needs before and after it."""
 _MOST_STEPS = 3
 _FEWEST_AMPLIFIERS = 3
-"""Amplifiers of a detector from which on their median is its common change."""
+"""Number of amplifiers of a detector from which on their median is its common change."""
 _ECHO = 0.3
-"""Part of the largest step below which another may be its echo and is not reported."""
+"""Fraction of the largest step below which another may be its echo and is not reported."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class GainStep:
 def find_gain_steps(
     solution: JointSolution, detectors: Sequence[DetectorSignals], amplifiers: Mapping[str, IntArray]
 ) -> list[GainStep]:
-    """Return the steps that residuals of amplifiers show.
+    """Return the steps found in residuals of amplifiers.
 
     The response of a super-pixel absorbs the mean of its residuals, not their change: the difference between the weighted means before
     and after a step is its size. The place is the one with the largest likelihood ratio. Errors are raised by the scatter and the
@@ -90,7 +90,7 @@ def find_gain_steps(
 def new_steps(
     solution: JointSolution, detectors: Sequence[DetectorSignals], amplifiers: Mapping[str, IntArray]
 ) -> tuple[StepTerm, ...]:
-    """Return the steps that residuals show and that are no unknowns of a solution yet, in the order of detectors and time."""
+    """Return the steps found in residuals that are not yet unknowns of a solution, in the order of detectors and time."""
     exposures, known = solution.model.exposures, solution.model.gain_steps
     rank = np.argsort(np.argsort(exposures.time, kind="stable"))
     return tuple(
@@ -121,7 +121,7 @@ def solved_steps(solution: JointSolution) -> list[GainStep]:
 
 
 def are_steps(solution: JointSolution) -> BoolArray:
-    """Return which of the steps that are unknowns of a solution it confirms; the others were echoes of these."""
+    """Return whether a solution confirms each of its steps; the others were echoes."""
     return np.array(
         [abs(step.size) > max(_LEAST_CONFIRMED * step.size_err, _LEAST_SIZE) for step in solved_steps(solution)], dtype=bool
     )
@@ -175,7 +175,7 @@ def _fit_steps(means: FloatArray, weights: FloatArray, places: Sequence[int]) ->
 
 
 DOMINATED = 0.5
-"""Variance of a board's gain after the fit over that before it, above which the prior dominates."""
+"""Posterior over prior variance of a board's gain above which the prior dominates."""
 
 UNUSUAL = 5.0
 """Standard errors beyond which a coefficient differs from its expectation, or a gain changes in time."""
@@ -231,7 +231,7 @@ class BoardResult:
 
 
 def board_results(solution: JointSolution) -> list[BoardResult]:
-    """Return the results of a solution on its readout boards."""
+    """Return the results of a solution for its readout boards."""
     model, prior = solution.model, solution.prior.boards
     if model.boards is None or prior is None:
         return []

@@ -1,4 +1,4 @@
-"""Gains that change: those of a readout board with its temperature and in time, those of single amplifiers by steps.
+"""Gains that change: of readout boards with temperature and in time, of single amplifiers by steps.
 
 A readout board digitises several detectors. In the logarithm of their signals stands, besides the light and the response::
 
@@ -28,17 +28,17 @@ from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.flat.joint.temperature import smooth_temperature
 
 OWN_COEFFICIENT, COMMON_COEFFICIENT = 1.5e-4, 1.5e-4
-"""Standard deviations of a board's coefficient about that of all boards, and of that about the camera's nominal one, per deg C."""
+"""Standard deviations of a board's coefficient about the mean of all boards, and of this mean about the camera's nominal one, per deg C."""
 
 UNKNOWN_COEFFICIENT = 1e-3
-"""That of the coefficient of all boards where the camera has no nominal one: larger than those of known boards."""
+"""Standard deviation of the mean coefficient if the camera has no nominal one: larger than those of known boards."""
 
 TIME_FUNCTIONS = 8
 _USUAL_TIME_RMS, _TIME_SPREAD = 5e-5, 0.7
 """Prior of the size of the change in time: median, and standard deviation of its logarithm (a factor of two)."""
 
 BLIND_RMS = 2e-4
-"""What is added to it for a board without temperatures: the gain of one that moves by 0.3 deg C."""
+"""Addition to it for a board without temperatures: the change of the gain by 0.3 deg C."""
 
 _RMS_GRID = np.geomspace(2e-6, 2e-3, 40)
 _ERROR_MODES = 12
@@ -46,7 +46,7 @@ _NEGLIGIBLE = 1e-6
 """Rms of the gain in an exposure below which a mode of the temperature's error is left out."""
 
 STEP_DEVIATION = 0.05
-"""Standard deviation of the size of a step before the fit: hardly any knowledge."""
+"""Prior standard deviation of the size of a step: hardly any constraint."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,17 @@ class Coefficient:
 
     @property
     def common_deviation(self) -> float:
-        """Standard deviation of the mean of all boards about that."""
+        """Standard deviation of the mean of all boards about the expected one."""
         return UNKNOWN_COEFFICIENT if self.nominal is None else COMMON_COEFFICIENT
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the coefficient of one board about that."""
+        """Standard deviation of the coefficient of one board about the mean."""
         return float(np.hypot(self.common_deviation, OWN_COEFFICIENT))
 
     @property
     def size(self) -> float:
-        """Size of the whole coefficient, by which an error of a temperature counts."""
+        """Size of the whole coefficient, the factor of temperature errors."""
         return float(np.hypot(self.applied + self.centre, self.deviation))
 
 
@@ -151,13 +151,13 @@ class BoardTerms:
 
     @property
     def centre(self) -> FloatArray:
-        """Where the prior expects the unknowns."""
+        """Prior mean of the unknowns."""
         centre = np.zeros(self.count)
         centre[self.coefficients] = self.coefficient.centre
         return centre
 
     def covariance(self, time_rms: float) -> FloatArray:
-        """Return the covariance of the unknowns before the fit.
+        """Return the prior covariance of the unknowns.
 
         Parameters
         ----------
@@ -171,7 +171,7 @@ class BoardTerms:
         return linalg.block_diag(coefficients, np.diag(rest))
 
     def time_variance(self, time_rms: float) -> FloatArray:
-        """Return the variance of the functions of time before the fit, shape (TIME_FUNCTIONS * boards,)."""
+        """Return the prior variance of the functions of time, shape (TIME_FUNCTIONS * boards,)."""
         of_function = (np.pi * np.arange(1, TIME_FUNCTIONS + 1)) ** -2.0
         return np.outer(of_function, time_rms**2 + BLIND_RMS**2 * self.blind).ravel()
 
@@ -181,7 +181,7 @@ class BoardTerms:
 
 
 def board_terms(time: FloatArray, boards: Sequence[BoardReadings], coefficient: Coefficient) -> BoardTerms | None:
-    """Return the unknowns of readout boards; None where there are no boards.
+    """Return the unknowns of readout boards; None without boards.
 
     Parameters
     ----------

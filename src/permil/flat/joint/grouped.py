@@ -24,15 +24,15 @@ from permil.flat.joint.factor import factorise_rows, inverse_of, lower_factor
 from permil.flat.joint.normal import subtract_products
 
 _LARGEST = 1000
-"""Members of a group beyond which they stay with the rest."""
+"""Number of members of a group above which they remain with the rest."""
 
 _ROWS = 256
-"""Rows of a product that are made at a time."""
+"""Rows of a product computed at a time."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Unknowns that are coupled with each other and, of all others, with some of the rest alone.
+    """Unknowns coupled with each other and only with some others, which are in the rest.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Group:
         return Group(self.members, self.columns, factor, _solve(factor, self.cross))
 
     def without(self, chosen: BoolArray, places: IntArray) -> Group:
-        """Return the members that are not chosen, coupled with the chosen ones as with the rest.
+        """Return the members that are not chosen, with the chosen ones as part of the rest.
 
         Parameters
         ----------
@@ -262,7 +262,7 @@ class GroupedMatrix:
     def _eliminate(
         self, groups: Sequence[Group], order: IntArray, matrix: FloatArray, prior: PriorTerms, stays: IntArray | None = None
     ) -> list[Group]:
-        """Add the prior, and take groups out of the matrix of the rest; return their factors."""
+        """Add the prior, and eliminate the groups from the matrix of the rest; return their factors."""
         place_of = np.full(self.size, -1)
         place_of[order] = np.arange(len(order))
         diagonal = prior.diagonal.copy()
@@ -321,7 +321,7 @@ class GroupedFactor:
         return self.unwhiten(self.whiten(columns))
 
     def products(self, columns: FloatArray) -> FloatArray:
-        """Return ``C' H^-1 C`` of many columns ``C``, shape (n, m), each of which has numbers for few groups."""
+        """Return ``C' H^-1 C`` of many columns ``C``, shape (n, m), each with entries for few groups."""
         left, result = columns[self.rest], np.zeros((columns.shape[1], columns.shape[1]))
         along, _ = self._along_held
         of_held = np.zeros((along.shape[1], columns.shape[1]))

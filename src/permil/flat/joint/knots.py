@@ -1,4 +1,4 @@
-"""Knots of the beam's splines: the distance and the stiffness with the largest evidence (marginal likelihood)."""
+"""Knots of the beam's splines: spacing and stiffness with the largest evidence (marginal likelihood)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _GAIN = 5.0
 _GAIN_PER_SIGNAL = 0.005
 """Gain of the evidence, in total and per signal, below which finer knots are not worth their time: 1 % of chi-square."""
 _SIGNIFICANT = 5.0
-"""Standard deviations of chi-square beyond which the beam may have structure that the knots do not follow."""
+"""Standard deviations of chi-square beyond which the beam may have structure finer than the knots."""
 
 _PLANE = 3
 _MOST_UNKNOWNS = 2000
@@ -63,7 +63,7 @@ def choose_spacing(
     *,
     most_unknowns: int = _MOST_UNKNOWNS,
 ) -> SpacingChoice:
-    """Return the distance of knots beyond which the evidence grows no more, from the detector with the most signals.
+    """Return the knot spacing below which the evidence stops growing, from the detector with the most signals.
 
     Knots are made finer by the square root of 2 as long as the logarithm of the evidence is expected to grow by what is worth the
     time, or chi-square is larger than noise allows: a beam whose structure is finer than the knots gains nothing until they resolve it.
@@ -125,7 +125,7 @@ def choose_spacing(
 def coarse_spacing(
     exposures: ExposureList, detectors: Sequence[DetectorSignals], spacing_mm: float, *, most_unknowns: int = _MOST_UNKNOWNS
 ) -> float:
-    """Return the distance of the knots of a dense solution that `permil.flat.joint.details` turns into the wanted one by halving.
+    """Return the knot spacing of a dense solution that becomes the wanted one by halving (`permil.flat.joint.details`).
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def _at_start(exposures: ExposureList, detector: DetectorSignals, spacing_mm: fl
 
 
 def _stands_out(model: JointModel, richest: DetectorSignals, equations: NormalEquations) -> BoolArray:
-    """Return which exposures stand out with coarse knots already: one defective exposure would ask for the finest knots."""
+    """Return which exposures deviate already with coarse knots: one defective exposure would lead to the finest knots."""
     exposures = model.exposures
     prior = Prior(model, (_STIFFNESS,), _PHOTODIODE, np.isfinite(exposures.log_photodiode))
     matrix = equations.full_matrix
@@ -164,7 +164,7 @@ def _stands_out(model: JointModel, richest: DetectorSignals, equations: NormalEq
 
 
 def _expected_gain(evidence: Sequence[float]) -> float:
-    """Return what the next step is expected to gain: gains go on to fall by the same factor, or stay as they are."""
+    """Return the expected gain of the next step: gains continue to fall by the same factor, or stay constant."""
     before, last = np.diff(evidence[-3:])
     if last <= 0:
         return 0.0
@@ -174,11 +174,11 @@ def _expected_gain(evidence: Sequence[float]) -> float:
 _BOUNDS = (1.0, 1e12)
 _FIRST_STEP = 1.0
 _NARROW = 2.5
-"""Distance of places, in the logarithm of the stiffness, below which they are narrow."""
+"""Distance, in the logarithm of the stiffness, below which evaluated places are narrow."""
 _INSIDE = 0.5
-"""How far from the best place met the vertex may be that is taken without a look, where places are narrow."""
+"""Distance from the best evaluated place up to which a vertex is accepted without evaluation, if places are narrow."""
 _TOLERANCE = 0.2
-"""Of the logarithm of the stiffness with the largest evidence."""
+"""Tolerance of the logarithm of the stiffness with the largest evidence."""
 _MOST_STEPS = 30
 
 
@@ -290,7 +290,7 @@ def _highest(function: Callable[[float], float], first: float, bounds: tuple[flo
 
 
 def _vertex(*sides: tuple[float, float]) -> tuple[float, float]:
-    """Return where ``b x - c (e^x - 1)`` through two places on both sides of 0 is highest, and its value.
+    """Return the maximum of ``b x - c (e^x - 1)`` through two places on both sides of 0, and its value.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ CELL = 8
 """Pixels from node to node."""
 
 _LATTICE_MM = 0.1
-"""Longest cell of a lattice on which light is known: a beam has no structure a few tenths of a millimetre wide."""
+"""Longest cell of a lattice of light: a beam has no structure a few tenths of a millimetre wide."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ExposureLight:
 
 
 def mean_light(exposures: Sequence[ExposureLight]) -> ExposureLight:
-    """Return the first of some exposures of one position with the means of their places and of their weather, for their stack."""
+    """Return the first of some exposures of one position, with their mean position and weather, for their stack."""
     x_mm, y_mm = np.mean([(exposure.x_mm, exposure.y_mm) for exposure in exposures], axis=0)
     weather = np.mean([exposure.weather for exposure in exposures], axis=0)
     return replace(exposures[0], x_mm=float(x_mm), y_mm=float(y_mm), weather=tuple(weather.tolist()))
@@ -58,7 +58,7 @@ def mean_light(exposures: Sequence[ExposureLight]) -> ExposureLight:
 
 @dataclass(frozen=True)
 class StoredStep:
-    """A step of the gain of one amplifier: its relative size, and the observations before it; the flat belongs to those after it."""
+    """A step of the gain of one amplifier: its relative size, and the observations before it; the flat refers to those after it."""
 
     detector: str
     amplifier: int
@@ -160,7 +160,7 @@ class JointLight:
         return result
 
     def on_detector(self, detector: Detector, exposure: ExposureLight) -> Callable[[slice, slice], Float32Array]:
-        """Return a function of rows and columns of a detector that gives the beam there, 1 at its maximum; NaN outside the splines.
+        """Return a function of rows and columns of a detector that returns the beam, 1 at its maximum; NaN outside the splines.
 
         Between pixels of a lattice it is interpolated where these are near enough to each other.
         """

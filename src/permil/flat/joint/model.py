@@ -1,4 +1,4 @@
-"""The joint model: which unknowns there are, where they stand in one vector, and where each exposure's projector is.
+"""The joint model: its unknowns, their places in one vector, and the projector position of each exposure.
 
 In logarithms, with the beam ``b = log B``, exposure scales ``s``, response ``f = log F`` on super-pixels::
 
@@ -34,7 +34,7 @@ MOST_UNKNOWNS = 20_000
 """Their dense matrix takes 3.2 GB, and a solution holds several of its size at a time."""
 
 _MARGIN_MM = 0.5
-"""Distance by which places may move when rotation, scale and position errors are fitted."""
+"""Largest shift of positions by the fit of rotation, scale and position errors."""
 
 
 def _kept(method: Callable[[JointModel, FloatArray], Result]) -> Callable[[JointModel, FloatArray], Result]:
@@ -196,7 +196,7 @@ class JointModel:
         return int(self.weather.stop)
 
     def start(self) -> FloatArray:
-        """Return a first vector: a level beam, exposure scales as the photodiode has them."""
+        """Return a first vector: a constant beam, exposure scales from the photodiode."""
         vector = np.zeros(self.size)
         reading = self.exposures.log_photodiode
         known = np.isfinite(reading)
@@ -204,7 +204,7 @@ class JointModel:
         return vector
 
     def _turned(self, vector: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the recorded positions, turned and scaled, and their derivatives with respect to angle and scale."""
+        """Return the recorded positions, rotated and scaled, and their derivatives with respect to angle and scale."""
         positions = self.exposures.positions
         angle, scale = vector[self.stage] if self.geometry else (0.0, 0.0)
         cosine, sine = np.cos(angle), np.sin(angle)
@@ -214,7 +214,7 @@ class JointModel:
 
     @_kept
     def centres(self, vector: FloatArray) -> FloatArray:
-        """Return where the projector stands in each exposure, shape (n, 2), mm."""
+        """Return the projector position in each exposure, shape (n, 2), mm."""
         moved, _ = self._turned(vector)
         if self.position_errors:
             moved = moved + vector[self.errors].reshape(-1, 2)[self.move_numbers]
@@ -318,7 +318,7 @@ class JointModel:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a solution may begin: a vector of a model without reflection, position errors or geometry.
+    """Starting point of a solution: a vector of a model without reflection, position errors or geometry.
 
     Parameters
     ----------
@@ -377,7 +377,7 @@ def make_model(
 
 @contextmanager
 def require_determined(model: JointModel) -> Iterator[None]:
-    """Turn the failure of a factorisation into an error that says that the exposures do not determine the unknowns.
+    """Convert the failure of a factorisation into an error: the exposures do not determine the unknowns.
 
     Raises
     ------

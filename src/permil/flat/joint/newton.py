@@ -43,23 +43,23 @@ and scales then agree to 0.001, those of the beam at the edge of the light to 0.
 
 _MOST_RESTORATIONS = 2
 _RESTORED = 0.8
-"""Share of a limit below which exposures and readings that were left out are restored."""
+"""Fraction of a limit below which exposures and readings that were left out are restored."""
 
 _SAME_PHOTODIODE, _MOST_WAITS = 2e-3, 12
-"""Relative change of the photodiode's noise and drift from pass to pass with which they count as settled; passes to wait for that."""
+"""Relative change of the photodiode's noise and drift per pass below which they have converged; passes to wait for that."""
 
 _SAME_STRENGTH = 0.02
 """Relative change of the size of position errors and of the boards' gains with which they are kept; they are found to 1 per cent."""
 
 _USUAL_PASSES = 6
-"""Passes that a solution takes where nothing is left out."""
+"""Passes of a solution in which nothing is left out."""
 
 _ROUNDS = 2
 """Passes without a change of the exposures left out after which the prior is kept."""
 
 
 class Solver:
-    """Where the solution stands between passes."""
+    """State of the solution between passes."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Solver:
         )
 
     def with_details(self, solution: JointSolution, detectors: Sequence[DetectorSignals]) -> Solver:
-        """Return a solver from a solution on whose beam has details; the photodiode is estimated again.
+        """Return a solver that continues a solution with details of the beam; the photodiode is estimated again.
 
         Its curvature goes on where the signals stay the same: those of the coarse knots do not depend on details.
         """
@@ -118,17 +118,17 @@ class Solver:
         return self._continued(solution.model, solution.vector, solution.prior, has_settled=False, keeps_curvature=same)
 
     def with_weather(self, frame: WeatherFrame) -> Solver:
-        """Return a solver from here on with the coefficients of the weather as unknowns."""
+        """Return a solver that continues with the coefficients of the weather as unknowns."""
         model = replace(self.model, weather_frame=frame)
         return self._continued(model, np.append(self.vector, np.zeros(model.size - self.vector.size)))
 
     def with_steps(self, steps: tuple[StepTerm, ...]) -> Solver:
-        """Return a solver from here on with the sizes of further steps of amplifiers as unknowns."""
+        """Return a solver that continues with the sizes of further steps of amplifiers as unknowns."""
         model = replace(self.model, gain_steps=(*self.model.gain_steps, *steps))
         return self._continued(model, np.insert(self.vector, self.model.step_sizes.stop, np.zeros(len(steps))))
 
     def without_steps(self, dropped: BoolArray) -> Solver:
-        """Return a solver from here on without some of the steps of amplifiers."""
+        """Return a solver that continues without some of the steps of amplifiers."""
         kept = tuple(step for step, is_dropped in zip(self.model.gain_steps, dropped, strict=True) if not is_dropped)
         vector = np.delete(self.vector, self.model.step_sizes.start + np.flatnonzero(dropped))
         return self._continued(replace(self.model, gain_steps=kept), vector)
@@ -154,7 +154,7 @@ class Solver:
         return other
 
     def judge_again(self) -> None:
-        """Take back all exposures and readings: with other unknowns they may fit. They are judged after a step in which they count."""
+        """Restore all exposures and readings, which may fit with other unknowns; they are tested after a step that includes them."""
         self.exposure_weights[:] = 1.0
         self.prior = replace(self.prior, has_photodiode=self._readable)
         self.judges_first, self._rounds = False, 1
@@ -202,7 +202,7 @@ class Solver:
         return equations, self._curvature
 
     def _pass(self, *, robust: bool) -> NormalEquations:
-        """Pass through the data, for the matrix too where there is no curvature."""
+        """Pass through the data; without a curvature, also compute the matrix."""
         self.passes += 1
         return normal_equations(
             self.model,
@@ -216,7 +216,7 @@ class Solver:
         )
 
     def _report(self, part: float) -> None:
-        """Report the share of the whole that is done, after a part of a pass."""
+        """Report the completed fraction of the whole after a part of a pass."""
         if self.progress is not None:
             passes = self.passes - 1 + part
             self.progress(passes / _USUAL_PASSES if passes < _USUAL_PASSES - 1 else 1.0 - 1.0 / (passes + 1.0))
@@ -227,7 +227,7 @@ class Solver:
         return self._settling
 
     def refresh(self) -> None:
-        """Have the curvature made again in the next pass."""
+        """Request a new curvature in the next pass."""
         self._curvature = None
 
     def _estimate_strengths(self, curvature: Curvature, gradient: FloatArray) -> None:
@@ -252,7 +252,7 @@ class Solver:
     def _information(
         self, curvature: Curvature, gradient: FloatArray, block: slice, departure: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Return the information of the signals on some unknowns, and their pull where these are smaller by a departure."""
+        """Return the information of the signals on some unknowns, and the score at these unknowns minus a departure."""
         pull = gradient + self.prior.gradient(self.vector)
         information, at_vector = curvature.information(self.prior, gradient, pull, block)
         return information, at_vector + information @ departure
@@ -272,7 +272,7 @@ class Solver:
         self.prior = replace(self.prior, weather=weather)
 
     def _estimate_photodiode(self, curvature: Curvature, gradient: FloatArray) -> None:
-        """Estimate noise and drift of the photodiode, and which readings count."""
+        """Estimate noise and drift of the photodiode, and select its readings."""
         exposures, scales = self.model.exposures, self.model.scales
         read = np.flatnonzero(self._readable)
         departure = np.zeros(len(exposures))
@@ -308,7 +308,7 @@ class Solver:
         self.prior, *_ = best_stiffness(matrix, pull, self.prior)
 
     def advance(self, *, judge: bool) -> None:
-        """After a step: judge the exposures, then let the stage differ from its record, then keep the prior.
+        """Continue after a step: test the exposures, then free the stage, then fix the prior.
 
         Before exposures that do not fit are left out, positions fitted to a beam that they have spoilt could lead anywhere. In each
         round exposures and readings can only be left out; what fits once nothing else changes is restored, a few times at most. So
@@ -336,7 +336,7 @@ class Solver:
             self._most_readings, self._strengths_known = self._last_readings, False
 
     def tests(self) -> ExposureTests:
-        """Judge each exposure where the solution stands."""
+        """Test each exposure against the current solution."""
         return exposure_tests(
             self.model, self.detectors, self.vector, self.prior, threshold=self.threshold, exposure_weights=self.exposure_weights
         )
@@ -353,7 +353,7 @@ class Solver:
         return bool(bad.any())
 
     def _restore(self, tests: ExposureTests) -> bool:
-        """Take back exposures and readings that fit; return whether there are any."""
+        """Restore exposures and readings that fit; return whether there are any."""
         self._restorations += 1
         left_out = self.exposure_weights < 0.5
         if self._restorations > 1 and (left_out == self._left_out_before).all():
@@ -383,13 +383,13 @@ def _are_alike(one: Prior, other: Prior) -> bool:
 
 
 def _differences(values: FloatArray) -> FloatArray:
-    """Return values of position errors (x and y in turn along the first axis) less their means over all moves."""
+    """Return values of position errors (x and y in turn along the first axis) minus their means over all moves."""
     by_move = values.reshape(-1, 2, *values.shape[1:])
     return (by_move - by_move.mean(axis=0)).reshape(values.shape)
 
 
 class Curvature:
-    """Factor of the normal equations with a prior, made where the vector was at that time.
+    """Factor of the normal equations with a prior, computed at one vector.
 
     Parameters
     ----------
@@ -409,7 +409,7 @@ class Curvature:
         self._stiffness = prior.stiffness
 
     def factorise(self, prior: Prior) -> None:
-        """Make the factor with the prior of the other unknowns.
+        """Compute the factor with the prior of the other unknowns.
 
         Raises
         ------
@@ -436,12 +436,12 @@ class Curvature:
         return self.factor.solve(pull)
 
     def distance(self, vector: FloatArray) -> float:
-        """Return how many standard errors a vector is away from where the curvature was made, over all unknowns."""
+        """Return the distance of a vector from that of the curvature, in standard errors over all unknowns."""
         step = vector - self.vector
         return max(float(step @ (self._matrix.times(step) + self._terms.times(step))), 0.0) ** 0.5
 
     def change(self, vector: FloatArray) -> float:
-        """Return how far the rows of the signals differ, relatively, between a vector and where the curvature was made.
+        """Return the relative difference of the signals' rows between a vector and that of the curvature.
 
         The rows of patterns depend on the positions in units of the knots; those of position errors, rotation and scale are slopes
         of the patterns, whose mean square is what counts.
@@ -493,9 +493,9 @@ def _bend(coefficients: FloatArray, shape: tuple[int, int]) -> float:
 
 _DEPTH = 6
 _SMALLEST = 1e-10
-"""Share of the largest eigenvalue of the steps' products below which directions are taken for one another."""
+"""Fraction of the largest eigenvalue of the steps' products below which directions count as dependent."""
 _ROUNDING = 1e-9
-"""Relative rise of the objective that is rounding."""
+"""Relative rise of the objective due to rounding."""
 
 
 @dataclass(frozen=True)
@@ -530,20 +530,20 @@ class Place:
         return float(self.pull @ self.step)
 
     def rise_from(self, other: Place) -> float:
-        """Return how much larger the whole objective is than at another place."""
+        """Return the increase of the whole objective relative to another place."""
         prior = -0.5 * float((self.prior_pull + other.prior_pull) @ (self.vector - other.vector))
         return self.objective - other.objective + prior
 
 
 class Descent:
-    """The way down while nothing changes but the vector."""
+    """Descent of the objective while only the vector changes."""
 
     def __init__(self) -> None:
         self._last: Place | None = None
         self._differences: deque[tuple[FloatArray, FloatArray, FloatArray]] = deque(maxlen=_DEPTH)
 
     def next(self, here: Place) -> tuple[FloatArray, bool]:
-        """Return where to go from a place, and whether the curvature must be made again there."""
+        """Return the next vector from a place, and whether the curvature must be recomputed there."""
         last = self._last
         if last is not None and here.distance > last.distance and here.rise_from(last) > _ROUNDING * abs(last.objective):
             self._differences.clear()

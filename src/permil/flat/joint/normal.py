@@ -66,7 +66,7 @@ class Tile:
         return self.sums / self.moments[:, None]
 
     def scale(self) -> FloatArray:
-        """Turn the sums into ``S / sqrt(W)``, whose square the elimination of the responses takes off the matrix, shape (p, n)."""
+        """Convert the sums to ``S / sqrt(W)``, shape (p, n): eliminating the responses subtracts its square from the matrix."""
         return np.divide(self.sums, np.sqrt(self.moments)[:, None], out=self.sums)
 
 
@@ -94,7 +94,7 @@ class TilePlan:
 
     @property
     def shared(self) -> int:
-        """Unknowns of a block that stand for all but the B-splines."""
+        """Unknowns of a block other than the B-splines."""
         return int(self.parts.shape[2])
 
     @cached_property
@@ -104,7 +104,7 @@ class TilePlan:
 
 
 class DetectorRows:
-    """The rows of one detector at a vector of unknowns: derivatives of its logarithms, never all of them at a time.
+    """The rows of one detector at a vector of unknowns: derivatives of its logarithms, computed part by part.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class DetectorRows:
         ]
 
     def product(self, step: FloatArray) -> FloatArray:
-        """Return ``x . step`` of all signals, shape (e, p): how much a small step of the unknowns changes the logarithms."""
+        """Return ``x . step`` of all signals, shape (e, p): the changes of the logarithms by a small step of the unknowns."""
         detector = self._detector
         result = np.empty(self._residual.shape)
         for pixels, further, parts in self._groups:
@@ -227,13 +227,13 @@ def _with_gains(columns: IntArray, parts: FloatArray, group: GainGroup) -> tuple
 
 
 Product = tuple[IntArray, FloatArray]
-"""Unknowns (rising) and rows ``R`` of them, shape (p, unknowns), that stand for ``R' R``."""
+"""Unknowns (rising) and their rows ``R``, shape (p, unknowns), which represent ``R' R``."""
 
 _CHUNK_BYTES = 2**25
 """Memory of the tiles that are summed before their products are added."""
 
 _STRIP_ROWS = 192
-"""Rows of a product that are made at a time: few enough to stay in the cache until they are subtracted."""
+"""Rows of a product computed at a time: few enough to stay in the cache until they are subtracted."""
 
 _STRIPS = 12
 _ONE_STRIP = 600

@@ -1,4 +1,4 @@
-"""Noise, drift and steps of the photodiode: the covariance of its readings, and readings that do not belong to it.
+"""Noise, drift and steps of the photodiode: the covariance of its readings, and readings that do not fit it.
 
 ``log q_e = s_e + constant + regressors . beta + drift(t_e) + white noise``. The constant and ``beta`` are free, all else is normal.
 `permil.flat.joint.photodiode_fit` estimates the model from readings.
@@ -18,10 +18,10 @@ READING_LIMIT = 5.0
 """Standard deviations of a reading from the prediction of all others, beyond which it is not used."""
 
 REPORT_LIMIT = 3.5
-"""Standard errors beyond which a drift or a step is reported: nearly all that are of five are, and few that are none."""
+"""Standard errors beyond which a drift or a step is reported: nearly all of five errors are, and few false ones."""
 
 _FEWEST_DIFFERENCES, _CLEARLY = 20, 0.5
-"""Fewest exposures in a row, and the ratio of scatters, from which readings follow the exposure before."""
+"""Minimum number of consecutive exposures, and ratio of scatters, from which on readings follow the previous exposure."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class PhotodiodeModel:
 
     @property
     def found(self) -> tuple[Effect, ...]:
-        """Drift, changes between epochs and steps that exceed their errors well."""
+        """Significant drift, changes between epochs, and steps."""
         effects = (*(() if self.whole_drift is None else (self.whole_drift,)), *self.changes, *self.steps)
         return tuple(effect for effect in effects if effect.significance > REPORT_LIMIT)
 
@@ -151,7 +151,7 @@ class PhotodiodeModel:
         return result
 
     def drift_covariance(self, time: FloatArray) -> FloatArray:
-        """Return the covariance that linear drift and processes give the readings at some times."""
+        """Return the covariance of the readings at some times due to linear drift and processes."""
         phase = from_middle(time)
         result = self.linear_rms**2 * np.multiply.outer(phase, phase)
         for (length, smooth), variance in self.process_variances.items():
@@ -210,7 +210,7 @@ def stuck_readings(log_photodiode: FloatArray, time: FloatArray) -> BoolArray:
 
 
 def follows_exposure_before(log_photodiode: FloatArray, log_scales: FloatArray, time: FloatArray) -> bool:
-    """Return whether readings follow the light of the exposure before instead of their own.
+    """Return whether readings follow the light of the previous exposure instead of their own.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Estimate of the photodiode's noise, drift and steps from its readings and from what the signals know of the scales.
+"""Estimate of the photodiode's noise, drift and steps from its readings and the signals' information on the scales.
 
 White noise and drift of a real photodiode differ by orders of magnitude, and a drift looks like a gradient of the flat where time and
 position go together. So no single set of their sizes is believed: the covariance of the readings is averaged over the posterior of
@@ -38,7 +38,7 @@ KERNELS = ((True, 2.0), (True, 0.6), (True, 0.2), (True, 0.06), (False, 3.0), (F
 """Smooth (Matern 5/2) or rough (exponential; a random walk where it is long), and correlation length as a fraction of the campaign."""
 
 FEW_READINGS, MANY_READINGS = 400, 1200
-"""Readings that noise and drift are estimated from, at most: until they have settled, and at the end."""
+"""Largest number of readings for the estimate of noise and drift: before convergence, and at the end."""
 
 _RATIOS = np.geomspace(0.1, 300.0, 22)
 """Amplitudes of a process in time over the white noise."""
@@ -47,28 +47,28 @@ _EFFECTS = np.concatenate([[0.0], np.geomspace(0.3, 1e6, 24)])
 _STEP_PRIOR = 0.02
 """Prior probability that the photodiode jumps at an unknown time."""
 _STEP_PRESENT = 0.9
-"""Prior probability of a step where one was found."""
+"""Prior probability of a step after one was found."""
 _MOST_STEPS = 4
 _FEWEST_BESIDE_STEP = 3
-"""Readings before a step and after it, at least."""
+"""Minimum number of readings before and after a step."""
 _SWEEPS = 2
 """Rounds in which the amplitudes of drift, offsets and steps are estimated in turn."""
 _COMPARED = 1e-4
-"""Correlation of the scales of two exposures from which the signals compare them."""
+"""Correlation of the scales of two exposures above which the signals compare them."""
 _LEAST_INFORMATION = 1e-9
-"""Over the largest, up to which the signals know nothing of a direction."""
+"""Eigenvalue, relative to the largest, up to which the signals do not determine a direction."""
 _ROUNDING = 1e-5
 _LEAST_WHITE, _UNKNOWN_WHITE = 1e-7, 0.01
-"""White noise that none is smaller than, and that of readings that do not determine it; relative."""
+"""Smallest white noise, and that of readings that do not determine it; relative."""
 _LEAST_PROBABILITY = 1e-4
-"""Of a hypothesis of the drift that is kept."""
+"""Smallest probability of a hypothesis of the drift that is kept."""
 _MOST_REFINEMENTS, _SAME_WHITE = 8, 0.002
-"""The signals' own noise is weighed against the white noise: this is repeated until the white noise changes no more."""
+"""Largest number of iterations of the white noise, relative to which the signals' own noise is weighted, and change at which they end."""
 
 
 @dataclass(frozen=True)
 class Contrasts:
-    """Combinations of the readings' errors that the signals know.
+    """Combinations of the readings' errors that the signals determine.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class Contrasts:
 
 
 def _complement(columns: FloatArray) -> FloatArray:
-    """Return an orthonormal basis of what is orthogonal to some columns, which are parts of unit vectors.
+    """Return an orthonormal basis of the complement of some columns, which are parts of unit vectors.
 
     What is left of a vector that the signals know nothing of is rounding.
     """
@@ -306,7 +306,7 @@ class _HypothesisPosterior:
 
 
 def _gains(products: FloatArray, size: int, relative: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return what components of some relative variances add to the log evidence, and the quadratic form that is left.
+    """Return the contribution of components of some relative variances to the log evidence, and the remaining quadratic form.
 
     With the products ``G`` of the columns, ``p`` of these with the values and ``c`` of the values, and ``R`` the roots of the variances, it
     is ``c - p' R (1 + R G R)^-1 R p``: the Schur complement of the values' product in the matrix of all. That is factorised with ``2 c``
@@ -359,7 +359,7 @@ def _effects(gram: FloatArray, pull: FloatArray, relative: FloatArray, rows: Flo
 
 @dataclass(frozen=True)
 class PhotodiodeFit:
-    """The photodiode and the readings that count.
+    """The photodiode and its used readings.
 
     Parameters
     ----------
@@ -385,7 +385,7 @@ def fit_photodiode(
     reject: bool = True,
     most_readings: int = MANY_READINGS,
 ) -> PhotodiodeFit:
-    """Estimate noise and drift of the photodiode, and find the readings that do not belong to it.
+    """Estimate noise and drift of the photodiode, and find the readings that do not fit it.
 
     Parameters
     ----------
@@ -430,7 +430,7 @@ def fit_photodiode(
 
 
 def _informative_exposures(information: FloatArray, time: FloatArray, most: int) -> IntArray:
-    """Return a number of exposures in the order of time, first of all those whose scales the signals compare with many others.
+    """Return a number of exposures in the order of time, preferring those whose scales the signals compare with many others.
 
     Exposures that read one detector each are compared with few others (its pointings), those of a scan with all of the scan: processes
     in time are seen there. Pairs of neighbours in time are kept: their differences separate white noise from drift.
@@ -454,7 +454,7 @@ def _pairs(exposures: IntArray, number: int) -> IntArray:
 
 
 def _robust_noise(contrasts: Contrasts, time: FloatArray) -> float:
-    """Return a first size of the white noise, from differences of readings that follow one another."""
+    """Return a first estimate of the white noise, from differences of consecutive readings."""
     order = np.argsort(time, kind="stable")
     errors = (contrasts.rows.T @ contrasts.values)[order]
     differences = np.diff(errors)
@@ -464,7 +464,7 @@ def _robust_noise(contrasts: Contrasts, time: FloatArray) -> float:
 def _fit(
     time: FloatArray, epoch: IntArray, contrasts: Contrasts, white: float, *, with_drift: bool
 ) -> tuple[PhotodiodeModel, FloatArray]:
-    """Return the model, and the deviation of each reading from what all others predict, in standard deviations."""
+    """Return the model, and the deviation of each reading from the prediction of all others, in standard deviations."""
     search = _HypothesisPosterior(time, epoch, contrasts, white, range(len(KERNELS)) if with_drift else ())
     steps: list[float] = []
     components = _Components.of(time, epoch, steps)
@@ -498,7 +498,7 @@ def _fit(
 def _likeliest_step(
     search: _HypothesisPosterior, posterior: _Posterior, components: _Components, time: FloatArray, steps: Sequence[float]
 ) -> float | None:
-    """Return the time of the step that the likeliest hypothesis, or a steady photodiode, asks for most."""
+    """Return the time of the most likely step under the likeliest hypothesis, or for a steady photodiode."""
     times = np.unique(time)
     first, last = _FEWEST_BESIDE_STEP, len(times) - _FEWEST_BESIDE_STEP
     times = times[first:last]
@@ -561,7 +561,7 @@ def _whole_drift(model: PhotodiodeModel, time: FloatArray, epoch: IntArray, cont
 
 
 def marginal(information: FloatArray, pull: FloatArray, kept: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Return information and pull of some of the scales when nothing but the signals is known of the others."""
+    """Return information and score of some of the scales, if only the signals constrain the others."""
     others = np.setdiff1d(np.arange(len(information)), kept)
     if not others.size:
         return information[np.ix_(kept, kept)], pull[kept]

@@ -1,4 +1,4 @@
-"""All that is assumed beside the signals, as one normal prior, and how strong it should be."""
+"""Normal prior of all unknowns, and the estimates of its strengths."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import ORDERS, Weather
 
 ROTATION_RAD = 0.02
-"""Standard deviation of the stage's rotation before the fit."""
+"""Prior standard deviation of the stage's rotation."""
 
 STAGE_SCALE = 0.01
-"""That of the relative scale of its axes."""
+"""Prior standard deviation of the relative scale of the stage's axes."""
 
 UNKNOWN_SCALE = 1.0
-"""That of the logarithm of an exposure's scale without a photodiode reading, about the median reading."""
+"""Prior standard deviation of the logarithm of an exposure's scale without a photodiode reading, about the median reading."""
 
 _HELD = 1e-4
 
@@ -60,18 +60,18 @@ class Prior:
     weather: Weather | None = None
     boards: BoardPrior | None = None
     _precisions: dict[tuple[PhotodiodeModel, bytes], FloatArray] = field(default_factory=dict, repr=False, compare=False)
-    """That of the scales, which priors share that differ in something else."""
+    """Precision of the scales, shared by priors that differ only in other terms."""
 
     @property
     def scale_centre(self) -> FloatArray:
-        """Logarithm of the exposure scales that the prior expects, up to a constant."""
+        """Prior mean of the logarithm of the exposure scales, up to a constant."""
         reading = self.model.exposures.log_photodiode
         usual = np.median(reading[self.has_photodiode]) if self.has_photodiode.any() else 0.0
         return np.where(self.has_photodiode, reading, usual)
 
     @property
     def _centre(self) -> FloatArray:
-        """All unknowns where the prior expects them."""
+        """Prior mean of all unknowns."""
         centre = np.zeros(self.model.size)
         centre[self.model.scales] = self.scale_centre
         if self.boards is not None:
@@ -96,7 +96,7 @@ class Prior:
         return precision
 
     def with_stiffness(self, stiffness: tuple[float, ...]) -> Prior:
-        """Return the same prior with another stiffness."""
+        """Return the prior with another stiffness."""
         return replace(self, stiffness=stiffness)
 
     def add_to(self, matrix: FloatArray) -> None:
@@ -170,7 +170,7 @@ class Prior:
 
     @property
     def groupable(self) -> IntArray:
-        """Unknowns whose prior couples them with no others but by the mean of position errors (`terms`)."""
+        """Unknowns that the prior couples with others only by the mean of position errors (`terms`)."""
         model = self.model
         first = model.board_gains.start + (0 if self.boards is None else len(self.boards.terms.names))
         return np.concatenate([np.arange(model.errors.start, model.errors.stop), np.arange(first, model.step_sizes.stop)])
@@ -194,7 +194,7 @@ class Prior:
 
     @property
     def _held_errors(self) -> FloatArray:
-        """What holds the mean of all position errors at 0, a shift of the beam's own coordinates: its square is added, shape (m, 2)."""
+        """Term, shape (m, 2), that fixes the mean of all position errors (a shift of the beam's coordinates) at 0: its square is added."""
         count = self.model.errors.stop - self.model.errors.start
         return np.eye(2)[np.arange(count) % 2] / (_HELD * self.position_error_mm * max(count, 1) ** 0.5)
 

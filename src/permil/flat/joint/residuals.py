@@ -55,7 +55,7 @@ class ResidualMap:
 
     @property
     def noise(self) -> float:
-        """Expectation of `rms` for noise alone, were nothing fitted."""
+        """Expectation of `rms` for noise alone, without a fit."""
         weights, _ = self._weights()
         return float(np.sqrt(weights.size / weights.sum()))
 
@@ -112,7 +112,7 @@ class FrameSums:
                 total += np.bincount(number, weights=values, minlength=total.size)
 
     def _reach(self, low: IntArray, high: IntArray) -> None:
-        """Let the sums reach from one cell to another."""
+        """Extend the sums to the range between two cells."""
         if self._sums.size == 0:
             self._first, self._sums = low, np.zeros((4, *(high - low + 1)))
             return
@@ -128,7 +128,7 @@ class FrameSums:
             return float(np.sqrt(np.divide(self._sums[0].sum(), self._sums[1].sum())))
 
     def map(self) -> ResidualMap:
-        """Return the map of what was added, as far as there are signals."""
+        """Return the map of the added residuals, over the range with signals."""
         lit = self._sums[0] > 0
         filled = [_range_of(lit.any(axis=axis)) for axis in (1, 0)]
         count, weight, moment, square = self._sums[:, *filled]
@@ -275,7 +275,7 @@ def fitted_detectors(
 
 
 def _model(light: JointLight) -> tuple[JointModel, FloatArray]:
-    """Return the model whose projector stands where it was fitted, and its vector."""
+    """Return the model with fitted projector positions, and its vector."""
     patterns, vector = [], []
     for table, sign in light.tables:
         shape = (table.coefficients.shape[0], table.coefficients.shape[1])

@@ -25,7 +25,7 @@ _PROBES = 16
 
 @dataclass(frozen=True)
 class Certificate:
-    """How near the vector is to the optimum of the exact objective.
+    """Distance of the vector from the optimum of the exact objective.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class JointSolution:
 
     @property
     def left_out(self) -> BoolArray:
-        """Exposures that do not fit and have no effect."""
+        """Exposures that do not fit and are excluded."""
         return self.exposure_weights < 0.5
 
     @cached_property
@@ -156,7 +156,7 @@ class JointSolution:
         return self.objective / self.freedom
 
     def findings(self) -> dict[int, str]:
-        """Return the faults of exposures that were left out, or whose photodiode reading was."""
+        """Return the faults of exposures that were left out, or whose photodiode reading was left out."""
         exposures = self.model.exposures
         unread = np.isfinite(exposures.log_photodiode) & ~self.prior.has_photodiode
         stuck = unread & stuck_readings(exposures.log_photodiode, exposures.time)
@@ -188,12 +188,12 @@ class JointSolution:
 
     @cached_property
     def _covariance_of_gains(self) -> FloatArray:
-        """Covariance of the unknowns of readout boards and steps of amplifiers, which is asked for again and again."""
+        """Covariance of the unknowns of readout boards and steps of amplifiers, computed once."""
         return self.factor.covariance(np.arange(self.model.board_gains.start, self.model.step_sizes.stop))
 
     @property
     def rotation(self) -> tuple[float, float]:
-        """Rotation of the stage's axes and its error, radians; zero where it is not fitted."""
+        """Rotation of the stage's axes and its error, radians; zero if it is not fitted."""
         if not self.model.geometry:
             return 0.0, 0.0
         return float(self.vector[self.model.stage.start]), float(self.error_of(self.model.stage)[0])

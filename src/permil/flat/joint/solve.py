@@ -30,26 +30,26 @@ from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import PATTERNS, frame_of
 
 _SCATTER = 3.0
-"""Standard deviations of chi-square that noise alone may add."""
+"""Standard deviations of chi-square within which an excess is attributed to noise."""
 
 _LATTICE = 200
-"""Places along an axis at which the beam is looked at for its centre."""
+"""Number of places along an axis at which the beam is evaluated for its centre."""
 
 _ROUNDS_OF_STEPS = 3
-"""How often steps of amplifiers are sought: large ones hide others."""
+"""Number of searches for steps of amplifiers: large ones hide others."""
 
 _CONTRACTION = 0.3
-"""Share of the decrement that may be left after a step; beyond it the curvature is computed again."""
+"""Fraction of the decrement that may remain after a step; above it the curvature is recomputed."""
 
 _SMALL = 0.3
-"""Decrement, in standard errors, below which a curvature serves however slowly steps shrink: the prior still changes then."""
+"""Decrement, in standard errors, below which a curvature is kept even if steps shrink slowly: the prior then still changes."""
 
 _SHARE_OF_STAGE, _SHARE_BEFORE_DETAILS = 0.8, 0.4
-"""Shares of the time left that the next part of a solution takes, approximately, without and with fine structure of the beam."""
+"""Approximate fraction of the remaining time taken by the next part of a solution, without and with fine structure of the beam."""
 
 _MOST_PASSES = 40
 _FARTHEST = 1.0
-"""Largest distance from the optimum, in standard errors of the whole, at which a solution that stops is accepted, with a message."""
+"""Largest distance from the optimum, in standard errors over all unknowns, at which an unfinished solution is accepted, with a message."""
 
 
 @one_thread()

@@ -1,4 +1,4 @@
-"""Temperatures of a readout board from thermometers that round: a smooth curve through the intervals that the readings allow.
+"""Temperatures of a readout board from rounded readings: a smooth curve through their rounding intervals.
 
 A reading ``r`` of a thermometer with the step ``q`` means that its temperature lies in ``r +- q / 2``. The errors of successive readings
 are the same as long as the temperature hardly changes: as white noise of variance ``q^2 / 12`` they would be believed too much. So the
@@ -28,21 +28,21 @@ _FINE_STEP = 0.005
 """Step below which rounding does not matter, deg C: 1e-6 in the gain."""
 
 _LEAST_SHARE = 0.5
-"""Share of a board's exposures that a thermometer must have read to count."""
+"""Minimum fraction of a board's exposures with a reading of a thermometer for it to be used."""
 
 _OF_PARABOLA, _MOST_COSINES = 3, 100
 _SIZES = np.geomspace(3e3, 0.2, 14)
 """Amplitudes of the process over the step; the smallest is an rms of a fiftieth of the step."""
 
 _LEAST_RMS = 0.3
-"""Rms of the process over the step that is always thought possible: a constant reading does not mean a constant temperature."""
+"""Rms of the process over the step that always remains possible: a constant reading does not imply a constant temperature."""
 
 _EDGE, _ROUGH = 0.1, 1.0
 """Noise of a thermometer over its step: of one that rounds, and of one whose readings scatter by more than rounding."""
 
 _MOST_SWEEPS, _SETTLED, _DAMPING = 40, 0.02, 0.7
 _LEAST_LEFT = 1e-4
-"""Share of the precision of a value that all other readings must give it, or its own term stays as it is in a sweep."""
+"""Minimum fraction of the precision of a value due to all other readings; below it a sweep keeps the value's own term."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Temperature:
 
 
 def smooth_temperature(time: FloatArray, readings: FloatArray) -> Temperature | None:
-    """Return the temperature of a board; None where no thermometer read it in enough exposures.
+    """Return the temperature of a board; None if no thermometer read it in enough exposures.
 
     The mean is over the thermometers that read at least half of the exposures, each above its own mean, so that one that is missing now and
     then does not make it jump; those whose readings scatter and have gaps do not count. Errors of thermometers are taken for equal: those
@@ -120,7 +120,7 @@ def _functions(time: FloatArray) -> FloatArray:
 
 
 def _smooth(reading: FloatArray, functions: FloatArray) -> _Curve | None:
-    """Return the curve of one thermometer; None where none goes through its gaps."""
+    """Return the curve of one thermometer; None if its gaps are too long."""
     known = np.isfinite(reading)
     differences = np.diff(np.unique(reading[known]))
     step = float(differences.min(initial=np.inf, where=differences > 1e-6))
@@ -163,7 +163,7 @@ def _curves(
 def _propagate(
     functions: FloatArray, prior: FloatArray, scaled: FloatArray, noise: float, precision: FloatArray, pull: FloatArray
 ) -> tuple[float, FloatArray, FloatArray, FloatArray]:
-    """Return log evidence, factor of the coefficients' precision, and the normal terms that stand for the readings.
+    """Return log evidence, factor of the coefficients' precision, and the normal terms that represent the readings.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Weather of the light path: smooth patterns of the light that come and go from exposure to exposure, their size and correlation time.
+"""Weather of the light path: smooth patterns of the light that vary between exposures, their size and correlation time.
 
 In the logarithm of the light of exposure ``e`` stands ``sum_k c_ek P_k((x_p - place_e) / half)`` with the five Legendre polynomials of
 first and second order, of unit rms over the square of that half side; the level of a pattern is the exposure's scale. Each ``c_k`` is
@@ -36,19 +36,19 @@ _TIMES = (0.01, 0.07, 0.5)
 """Correlation times of the score test, over the time of the campaign."""
 
 _USUAL_AMPLITUDE, _SPREAD = 2e-4, 2.0
-"""Centre of the prior of each amplitude, and standard deviations of the logarithms of amplitudes and time: hardly any knowledge."""
+"""Centre of the prior of each amplitude, and standard deviations of the logarithms of amplitudes and time: hardly any constraint."""
 
 _USUAL_TIME, _TIME_SPREAD = 0.05, 2.5
 _NUGGET = 1e-6
-"""Part of the variance without correlation in time, for exposures at one time; the mean of all is held by it."""
+"""Fraction of the variance without correlation in time, for exposures at one time; it also constrains the mean of all."""
 
 _MOST_ITERATIONS = 30
 _NEARLY, _SETTLED = 0.3, 0.05
-"""Length of the last step in standard errors: of a first estimate, and of one from before."""
+"""Length of the last step in standard errors: for a first estimate, and for an update of an earlier one."""
 
 _LONGEST_STEP = 1.5
 _EXPLAINED = 0.5
-"""Part of the excess of chi-square that weather must explain: a gain that changes leaves it a tenth."""
+"""Fraction of the excess of chi-square that weather must explain: with a changing gain it explains a tenth."""
 
 _BOUNDS = np.log([[1e-6, 1e-6, 1e-4], [0.02, 0.02, 30.0]])
 """Least and largest amplitudes, and time over that of the campaign."""
@@ -58,7 +58,7 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class WeatherFrame:
-    """Where the patterns stand in each exposure: they are functions of ``(x_p - place_e) / half``.
+    """Place of the patterns in each exposure: they are functions of ``(x_p - place_e) / half``.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class WeatherFrame:
 
 
 def frame_of(detectors: Sequence[DetectorSignals], projector: FloatArray, centre: FloatArray) -> WeatherFrame:
-    """Return a frame whose square is as wide as what is lit: a square of half side ``h`` has an rms of ``h / sqrt(3)`` along an axis.
+    """Return a frame whose square is as wide as the lit area: a square of half side ``h`` has an rms of ``h / sqrt(3)`` along an axis.
 
     Parameters
     ----------
@@ -247,7 +247,7 @@ def _score(time: FloatArray, information: FloatArray, pull: FloatArray) -> _Scor
 
 
 def _times_correlation(time: FloatArray, values: FloatArray) -> FloatArray:
-    """Return ``C @ values`` with the covariance of departures from the mean over all times, ``exp(-|s - t|)`` before that is taken off.
+    """Return ``C @ values`` with the covariance ``exp(-|s - t|)`` minus that of the mean over all times.
 
     The process is Markovian: in the order of time, the sums over what comes before and over what comes after follow by recursion.
 
@@ -280,7 +280,7 @@ def _centred(covariance: FloatArray) -> FloatArray:
 def _search(
     distance: FloatArray, information: FloatArray, pull: FloatArray, start: FloatArray, *, tolerance: float
 ) -> tuple[FloatArray, FloatArray, float]:
-    """Return the likeliest logarithms of both amplitudes and the time (over that of the campaign), their covariance, what is explained."""
+    """Return the likeliest logarithms of both amplitudes and the time (over the campaign), covariance, and the explained excess."""
     centre = np.log([_USUAL_AMPLITUDE, _USUAL_AMPLITUDE, _USUAL_TIME])
     precision = np.array([_SPREAD, _SPREAD, _TIME_SPREAD]) ** -2.0
     place, damping = start, 1.0

@@ -77,7 +77,7 @@ def divide_detector(request: FlatRequest) -> tuple[DetectorFlat, list[LeftOut]]:
 
 
 def _require_orientation(flat: DetectorFlat, detector: Detector, led: str) -> None:
-    """Raise an error if the light of the pointings moves over a detector as it would if its pixels were in another order.
+    """Raise an error if the light of the pointings indicates a different order of a detector's pixels.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def _require_orientation(flat: DetectorFlat, detector: Detector, led: str) -> No
 def _lit_stacks(
     request: FlatRequest, camera: Camera, calibration: Calibration, beam: BeamModel, noted: list[LeftOut]
 ) -> Iterator[list[LitStack]]:
-    """Yield the stack of each pointing; exposures that were left out, or do not count in a scale, are added to ``noted``.
+    """Yield the stack of each pointing; exposures left out, or excluded from a scale, are added to ``noted``.
 
     Raises
     ------

@@ -24,13 +24,13 @@ from permil.flat.pointings import Pointing
 from permil.isr import LeftOut
 
 LEAVES_OUT = (FlatError, InputError, PhotodiodeError)
-"""Errors of the exposures of a pointing, of a detector or of an LED: it is left out, and the others go on."""
+"""Errors for which a pointing, a detector or an LED is left out while the others continue."""
 
 PART_OF_EXPOSURES = 0.9
-"""Share of the run time of a flat that its exposures take; the rest is for its figures and files."""
+"""Fraction of the run time of a flat spent on its exposures; the rest is for its figures and files."""
 
 _SAMPLES = 17
-"""Places along each side of a detector at which light is looked for."""
+"""Places along each side of a detector at which the light is tested."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def require_pointings(used: int, request: FlatRequest, noted: Sequence[LeftOut])
 
 
 def wanted_detectors(config: Config, camera: Camera, exposures: Table) -> list[str]:
-    """Return the detectors whose flats are asked for, in the order of the camera.
+    """Return the detectors whose flats are requested, in the order of the camera.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def wanted_detectors(config: Config, camera: Camera, exposures: Table) -> list[s
 def pointing_groups(
     exposures: Table, detector: Detector, is_lit: Callable[[FloatArray, FloatArray], BoolArray]
 ) -> Iterator[PointingGroup]:
-    """Yield the groups of exposures of one detector that put light on it, scan and pointings numbered each in the order of time.
+    """Yield the groups of exposures that illuminate a detector; scan and pointings are each numbered in the order of time.
 
     Parameters
     ----------
@@ -170,14 +170,14 @@ def pointing_groups(
 
 
 def unique_exposures(rows: Table) -> Table:
-    """Return one row for each exposure, in the order of time; its detectors share all that is used of it."""
+    """Return one row for each exposure, in the order of time; the used columns are common to its detectors."""
     ordered = in_time_order(rows)
     _, first = np.unique(np.asarray(ordered["obsid"], dtype=np.str_), return_index=True)
     return ordered[np.sort(first)]
 
 
 def exposure_list(exposures: Table, *, with_photodiode: bool) -> ExposureList:
-    """Return the exposures as the joint solution takes them.
+    """Return the exposures in the form of the joint solution.
 
     Exposures one after the other at one position share a stage move; their mean recorded position is taken. The temperature of the
     LED is a regressor where all exposures have it and it changes. Without times, the order of the rows stands for time.
@@ -214,7 +214,7 @@ def exposure_list(exposures: Table, *, with_photodiode: bool) -> ExposureList:
 
 
 def unit_seconds(exposures: Table) -> float:
-    """Return the unit of the times of `exposure_list` in seconds; NaN where the order of the rows stands for time."""
+    """Return the unit of the times of `exposure_list` in seconds; NaN if the order of the rows replaces time."""
     return 86400.0 if np.isfinite(np.asarray(exposures["mjd"], dtype=np.float64)).all() else float("nan")
 
 

@@ -49,13 +49,13 @@ from permil.products import (
 )
 
 SCALE_CARD = "FLATSCAL"
-"""Card with the response, in electrons per photodiode unit at the beam's maximum, that the composite calls 1."""
+"""Card with the response, in electrons per photodiode unit at the beam's maximum, that is 1 on the composite scale."""
 
 _SCALED_EXTENSIONS = ("RESPONSES",)
 
 
 def relative_path(folder: RunFolder, led: str, detector: str) -> Path:
-    """Return where the flat on the detector's own scale waits for the composite."""
+    """Return the path of the flat on the detector's own scale, before the composite."""
     return folder.flat(led, detector).parent / ".relative" / f"{detector}.fits"
 
 
@@ -91,7 +91,7 @@ def _cards(request: FlatRequest, detector: Detector) -> dict[str, Any]:
         "GAINSRC": (Path(config.isr.gains).name, "gains"),
         "LINEAR": (Path(config.isr.linearity).name, "linearity correction"),
         "XTALK": (Path(config.isr.crosstalk).name, "crosstalk correction"),
-        "GAINEPOC": ("boards: mean; steps: after" if request.solver == "joint" else None, "gains that this belongs to"),
+        "GAINEPOC": ("boards: mean; steps: after" if request.solver == "joint" else None, "epoch of the gains"),
         "STEPSREM": (config.flat.remove_amplifier_steps, "amplifier steps divided out"),
     }
 
@@ -162,7 +162,7 @@ def _extensions(made: DetectorFlat, histogram: ResponseHistogram) -> list[Any]:
         images["MODES"] = (made.modes, "modes of correlated errors, relative, one standard deviation")
         images["REMAINDER"] = (made.remainder, "relative variance of correlated errors beyond MODES")
     if made.halves is not None and np.isfinite(made.halves).any():
-        images["HALVES"] = (made.halves, "half of flat of odd minus even, early minus late exposures")
+        images["HALVES"] = (made.halves, "half the difference of odd and even, early and late exposures")
     hdus: list[Any] = []
     for name, (data, meaning) in images.items():
         if data.size == 0:
@@ -188,7 +188,7 @@ def _extensions(made: DetectorFlat, histogram: ResponseHistogram) -> list[Any]:
 
 
 def _notes(noted: list[LeftOut]) -> list[Any]:
-    """Return the table of exposures that were left out, if any were."""
+    """Return the table of exposures left out, none if it is empty."""
     if not noted:
         return []
     rows = [(str(entry.path), entry.reason) for entry in noted]
@@ -203,7 +203,7 @@ def _read_histogram(path: Path) -> ResponseHistogram:
 
 
 def _rescaled(product: ImageProduct, scale: float) -> tuple[Float32Array, Float32Array, list[Any]]:
-    """Return image, variance and extensions of a flat on a composite scale, whatever scale it had.
+    """Return image, variance and extensions of a flat on a composite scale, from any previous scale.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def _rescaled(product: ImageProduct, scale: float) -> tuple[Float32Array, Float3
 
 @dataclass(frozen=True)
 class MadeFlat:
-    """The flat of one detector that is made, on its own scale or that of a composite."""
+    """An existing flat of one detector, on its own scale or on the composite scale."""
 
     led: str
     detector: str
@@ -253,7 +253,7 @@ def compose(
     cards = dict(origin) | {
         **fingerprint_card(fingerprint),
         "CAMERA": (camera.name, "camera"),
-        SCALE_CARD: (scale, "electron per photodiode unit that is 1 here"),
+        SCALE_CARD: (scale, "electron per photodiode unit at response 1"),
     }
     return Work(function, flats, partial(_assemble, folder=folder, led=led, scale=scale, grid=grid, cards=cards))
 
@@ -298,7 +298,7 @@ def _compose_detector(flat: MadeFlat, *, camera: str, folder: RunFolder, scale: 
     if float(product.header.get(SCALE_CARD, 0.0)) != scale:
         image, variance, extensions = _rescaled(product, scale)
         header = product.header.copy(strip=True)
-        header[SCALE_CARD] = (scale, "electron per photodiode unit that is 1 here")
+        header[SCALE_CARD] = (scale, "electron per photodiode unit at response 1")
         header["NORM"] = ("median of all good science pixels is 1", "composite scale")
         write_image(folder.flat(flat.led, flat.detector), image, product.mask, variance, header=header, extensions=extensions)
     relative_path(folder, flat.led, flat.detector).unlink(missing_ok=True)

@@ -38,13 +38,13 @@ from permil.products import RunFolder, is_usable
 NOTHING_USABLE = "none of its super-pixels can be used: their pixels are saturated, masked or without data"
 
 FEWEST_FOR_STACK = 3
-"""Images at one position from which outliers are found among themselves."""
+"""Number of images at one position from which on outliers are found among them."""
 
 Single = tuple[PointingGroup, int]
 """A group, and the number of an exposure in it."""
 
 OPEN_TOGETHER = 6
-"""Single exposures that are open together, and added while the sums of some rows are in the cache."""
+"""Number of single exposures open at a time, and added while the sums of some rows are in the cache."""
 
 
 def joint_light(path: Path) -> JointLight:
@@ -91,7 +91,7 @@ def joint_detector(request: FlatRequest) -> tuple[DetectorFlat, list[LeftOut]]:
 def _with_progress(
     batches: Iterator[list[LitStack] | list[LitExposure]], n_exposures: int
 ) -> Iterator[list[LitStack] | list[LitExposure]]:
-    """Yield batches, and report the share of the exposures that is done."""
+    """Yield batches, and report the completed fraction of the exposures."""
     done = 0
     for batch in batches:
         done += sum(each.pointing.exposures for each in batch)
@@ -102,7 +102,7 @@ def _with_progress(
 
 
 class _Detector:
-    """The exposures of one detector, and the light that is expected on it."""
+    """The exposures of one detector, and the light expected on it."""
 
     def __init__(self, request: FlatRequest, folder: RunFolder, light: JointLight, damaged: Mapping[Path, str]) -> None:
         self.request, self.light, self.damaged = request, light, damaged
@@ -276,7 +276,9 @@ class _Detector:
                 self.ready[exposure.path] = exposure
         exposures = list(self.ready.values())
         if not exposures:
-            raise FlatError("none of the exposures nearest to this detector can be used", remedy="look at those left out")
+            raise FlatError(
+                "none of the exposures nearest to this detector can be used", remedy="check the exposures that were left out"
+            )
         lights = [self._light(*places[str(exposure.path)]) for exposure in exposures]
 
         def respond(strip: Strip) -> None:

@@ -184,7 +184,7 @@ def _lit_detectors(request: SolutionRequest, exposures: ExposureList, number_of:
 def _choose_knots(
     options: JointConfig, exposures: ExposureList, detectors: Sequence[DetectorSignals], side_mm: float
 ) -> tuple[float, float | None, SpacingChoice | None]:
-    """Return the distance of the knots, that of finer ones if any, and their evidence.
+    """Return the knot spacing, that of finer knots if there are any, and their evidence.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def _solve_straight(
     *,
     measured: bool,
 ) -> tuple[JointSolution, Sequence[DetectorSignals], AmplifierLosses, AmplifierLosses | None]:
-    """Solve for straight signals: non-linear amplifiers would look like gains that change, and exposures like those that do not fit.
+    """Solve with signals corrected for non-linearity, which would otherwise look like changing gains and exposures that do not fit.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ def _boards_and_amplifiers(
 
 
 def require_plausible_gradient(gradient: FloatArray, covariance: FloatArray, *, led: str) -> None:
-    """Raise an error if the response of all detectors changes more over them than any camera's does.
+    """Raise an error if the gradient of the response over all detectors is implausible.
 
     The gradient is as good as the photodiode: readings whose unit changes, or that do not follow the light, cause one.
 
@@ -296,7 +296,7 @@ def require_plausible_gradient(gradient: FloatArray, covariance: FloatArray, *, 
     size = np.abs(gradient)
     if ((size > MOST_GRADIENT) & (size > 5 * np.sqrt(np.diag(covariance)))).any():
         raise FlatError(
-            f"{led}: the response would change by {100 * float(size.max()):.2g} per cent per mm over the focal plane, which no camera does",
+            f"{led}: the response would change by {100 * float(size.max()):.2g} per cent per mm over the focal plane, which is implausible",
             remedy="check the photodiode readings of this LED (their unit, and whether they follow the light), or set isr.photodiode: none",
             gradient=gradient.tolist(),
         )
@@ -311,7 +311,7 @@ def _errors_and_halves(
     detectors: Sequence[DetectorSignals],
     rows: Mapping[str, FloatArray],
 ) -> tuple[Errors, Halves | None, list[str]]:
-    """Return the errors, the halves against each other, and why there are none: the flat itself does not need them.
+    """Return the errors and the comparison of halves, or the reason for missing halves, which the flat itself does not need.
 
     At most two calls run at a time, since each takes the memory of a matrix of the unknowns.
 
@@ -368,7 +368,7 @@ class _Solved:
 
     @property
     def _is_limited(self) -> bool:
-        """Whether the data would bear finer knots than are possible."""
+        """Whether the data support finer knots than are possible."""
         return self.choice is not None and self.choice.limited and self.solution.model.details is None
 
     def _observation(self, exposure: int) -> str:
@@ -396,7 +396,7 @@ class _Solved:
             "GRADNORM": (certificate.gradient, "norm of the gradient over that at the start"),
             "REDCHI2": (solution.reduced_chi_square, "reduced chi-square of the signals"),
             "KNOTS": (grid.spacing, "[mm] distance of the knots of the beam"),
-            "KNOTLIM": (self._is_limited, "finer knots were out of reach"),
+            "KNOTLIM": (self._is_limited, "finer knots exceed the limit"),
             "STIFFNES": (solution.prior.stiffness[0], "[mm2] stiffness of the beam"),
             "BEAMX": (centre[0], "[mm] centre of the beam, u along CCS X"),
             "BEAMXERR": (centre_covariance[0, 0] ** 0.5, "[mm] its error"),
@@ -423,7 +423,7 @@ class _Solved:
             cards["POSERROR"] = (solution.prior.position_error_mm, "[mm] error of a stage move")
         weather = solution.weather
         if weather is not None and np.isfinite(weather.limit):
-            cards["WEATHLIM"] = (weather.limit, "rms of the weather is below that (95 %)")
+            cards["WEATHLIM"] = (weather.limit, "upper limit of the weather's rms (95 %)")
             cards["WEATHHAL"] = (weather.half_mm, "[mm] half side of the square of that rms")
         if weather is not None and weather.found:
             cards |= {
@@ -434,12 +434,12 @@ class _Solved:
             if np.isfinite(seconds := unit_seconds(self.request.exposures)):
                 cards["WEATHTIM"] = (weather.time * seconds, "[s] correlation time of the weather")
         return cards | {
-            "LEASTSIG": (options.least_signal, "[electron] signals below it were not used"),
-            "THRESHLD": (options.threshold, "standard deviations; beyond, weights fall"),
+            "LEASTSIG": (options.least_signal, "[electron] fainter signals are not used"),
+            "THRESHLD": (options.threshold, "standard deviations beyond which weights fall"),
         }
 
     def sentences(self, camera: Camera) -> list[str]:
-        """Return the messages: how good the solution is, then weather, photodiode, exposures and gains."""
+        """Return the messages: quality of the solution, then weather, photodiode, exposures and gains."""
         return [
             *self._of_quality(),
             *self._of_weather(),
@@ -455,28 +455,28 @@ class _Solved:
         yield (
             f"joint solution of {solution.signals} signals, {solution.model.size} unknowns, knots {knots:.1f} mm apart, "
             f"reduced chi-square {solution.reduced_chi_square:.3f}; "
-            f"super-pixels from signals: {1e3 * error_of['photon']:.3f} per mil of their own, "
-            f"{1e3 * error_of['common']:.3f} in common"
+            f"super-pixels from signals: {1e3 * error_of['photon']:.3f} per mil independent, "
+            f"{1e3 * error_of['common']:.3f} common"
         )
         if not certificate.converged:
             yield f"stopped {certificate.decrement:.2g} standard errors from its optimum, after {certificate.passes} passes"
         if self._is_limited:
-            yield f"the data would bear knots finer than {knots:.1f} mm; set flat.joint.spacing_mm for that"
+            yield f"the data support knots finer than {knots:.1f} mm; set flat.joint.spacing_mm to use them"
         if self.noisier:
             yield (
                 f"the photodiode ({1e3 * error_of['photodiode']:.2g} per mil per reading) is noisier than the joint scales "
-                f"({1e3 * error_of['exposure_scale']:.2g} per mil): the solver divide would lose by it"
+                f"({1e3 * error_of['exposure_scale']:.2g} per mil): the solver divide would be less accurate"
             )
 
     def _of_weather(self) -> Iterator[str]:
-        """Yield how much the pattern of the light changes from exposure to exposure, where it does."""
+        """Yield the size and correlation time of the weather, or why it is unknown."""
         weather = self.solution.weather
         if weather is None:
             return
         if not weather.found:
             if not np.isfinite(weather.limit):
                 cause = "a beam that the knots do not follow, or a gain that changes"
-                yield f"whether the pattern of the light changes between exposures is not known: the residuals have another cause ({cause})"
+                yield f"changes of the light's pattern between exposures cannot be measured: the residuals have another cause ({cause})"
             return
         seconds = unit_seconds(self.request.exposures)
         time = f"{weather.time * seconds:.2g} s" if np.isfinite(seconds) else f"{weather.time:.2g} exposures"
@@ -486,18 +486,18 @@ class _Solved:
             f"time of {time} (within a factor {weather.time_factor:.2g})"
         )
         yield (
-            "a pattern that changes slowly while the projector moves looks like a quadratic flat: the weather adds "
-            f"{1e3 * self._error_of['weather_common']:.2g} per mil to the error in common, which contains it"
+            "a pattern that changes slowly while the projector moves looks like a quadratic flat: the weather contributes "
+            f"{1e3 * self._error_of['weather_common']:.2g} per mil to the common error"
         )
 
     def _of_photodiode(self) -> Iterator[str]:
-        """Yield messages about the photodiode: readings of the exposure before, a linear drift, steps."""
+        """Yield messages about the photodiode: readings of the previous exposure, a linear drift, steps."""
         exposures = self.solution.model.exposures
         time = exposures.time
         light = np.where(self.solution.left_out, np.nan, self.solution.log_scales)
         if follows_exposure_before(exposures.log_photodiode, light, time):
             yield (
-                "the photodiode readings follow the light of the exposure before, not their own; check CCOBADC in the headers, "
+                "the photodiode readings follow the light of the previous exposure, not their own; check CCOBADC in the headers, "
                 "or set isr.photodiode: none"
             )
         for effect in self.solution.prior.photodiode.found:
@@ -526,11 +526,11 @@ class _Solved:
             yield (
                 f"the signals of amplifier {camera[step.detector].amplifiers[step.amplifier].name} of {step.detector} change by "
                 f"{1e3 * step.size:.3g} +- {1e3 * step.size_err:.1g} per mil before exposure {self._observation(step.exposure)}: its "
-                "gain has changed; signals before that are corrected, and the flat is that of the gain after it"
+                "gain has changed; earlier signals are corrected, and the flat refers to the later gain"
             )
 
     def _of_boards(self) -> Iterator[str]:
-        """Yield the readout boards that differ from their expectation, have no temperatures, or are known from their prior alone."""
+        """Yield the readout boards that differ from their expectation, have no temperatures, or are dominated by their prior."""
         terms, boards = self.solution.model.boards, board_results(self.solution)
         if terms is None:
             return
@@ -550,8 +550,8 @@ class _Solved:
         blind = [one.name for one, is_blind in zip(boards, terms.blind, strict=True) if is_blind]
         if blind:
             yield (
-                f"there are no usable temperatures of readout board {_list_of(blind)}: changes of its gain are followed in time alone, "
-                f"with {1e3 * BLIND_RMS:.1g} per mil expected; name thermometers that work in isr.temperature_card"
+                f"there are no usable temperatures of readout board {_list_of(blind)}: changes of its gain are modelled in time alone, "
+                f"with a prior of {1e3 * BLIND_RMS:.1g} per mil; name working thermometers in isr.temperature_card"
             )
         # The gain of a single board is part of the light.
         dominated = [one.name for one in boards if one.is_dominated and len(boards) > 1]
@@ -559,12 +559,12 @@ class _Solved:
             error_of = self._error_of
             added = float(np.hypot(error_of["board_coefficient_scale"], error_of["board_time_scale"]))
             yield (
-                f"gains of readout boards ({_list_of(dominated)}) are dominated by their prior: no exposures that several boards read "
+                f"gains of readout boards ({_list_of(dominated)}) are dominated by their prior: exposures read by several boards do not "
                 f"determine them better; the uncertainty of boards adds {1e3 * added:.1g} per mil to the errors of detector levels"
             )
 
 
 def _list_of(names: Sequence[str]) -> str:
-    """Return names in one phrase, the first few of many."""
+    """Return the first few names as one phrase, with the number of the others."""
     listed = ", ".join(names[:_MOST_NAMES])
     return listed if len(names) <= _MOST_NAMES else f"{listed} and {len(names) - _MOST_NAMES} more"

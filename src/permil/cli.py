@@ -1,4 +1,4 @@
-"""The command line: thin, quick to start, every mistake one sentence and exit code 2."""
+"""The command line; a user's mistake gives one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from permil.products import Description
 
 _INTERRUPTED = 130
-"""Exit code of what the user interrupted."""
+"""Exit code after an interrupt by the user."""
 _OF_THE_MACHINE = {
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE, errno.ENOENT,
     errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ESTALE,
 }  # fmt: skip
-"""Errors of disks and file systems that may come up wherever a file is touched."""
+"""Errors of disks and file systems that any access to a file may raise."""
 
 
 def _path(text: str | Path) -> Path:
@@ -45,14 +45,14 @@ def _path(text: str | Path) -> Path:
 
 
 def _path_or_uri(text: str) -> str:
-    """Return the path, or the URI of a dataset, that an argument means."""
+    """Return an argument as a path or as the URI of a dataset."""
     from permil.config.base import is_uri
 
     return text if is_uri(text) else str(_path(text))
 
 
 def _repository(text: str) -> str:
-    """Return the Butler repository that an argument means: a URI, a label or a path."""
+    """Return an argument as a Butler repository: a URI, a label or a path."""
     from permil.config.base import located_repository
 
     try:
@@ -62,32 +62,30 @@ def _repository(text: str) -> str:
 
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="configuration file (YAML)", parser=_path)]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="SECTION.KEY=VALUE", help="options that win over the file")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="SECTION.KEY=VALUE", help="options that override the file")]
 Scheduler = Annotated[
-    str | None, typer.Option("--scheduler", metavar="tcp://HOST:PORT", help="Dask scheduler whose workers do the work")
+    str | None, typer.Option("--scheduler", metavar="tcp://HOST:PORT", help="Dask scheduler whose workers run the tasks")
 ]
-OfDetector = Annotated[
-    str, typer.Option("--detector", help="detector, by name, number or serial number, of files that name none")
-]
+OfDetector = Annotated[str, typer.Option("--detector", help="detector (name, number or serial number) of files that name none")]
 OfCamera = Annotated[str, typer.Option("--camera", help="camera of files that name none (default: lsstcam)")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run", parser=_path)]
 _STAGE_OPTIONS: dict[str, Any] = {
-    "detector": Annotated[str | None, typer.Option("--detector", help="do the task of this detector alone, such as R22_S11")],
-    "led": Annotated[str | None, typer.Option("--led", help="do this LED alone")],
+    "detector": Annotated[str | None, typer.Option("--detector", help="run only the task of this detector, such as R22_S11")],
+    "led": Annotated[str | None, typer.Option("--led", help="run only this LED")],
     "flat_out": Annotated[
         bool | None,
         typer.Option("--flat-out/--no-flat-out", help="make the efficiency flats, or not; default: as in compare.flat_out"),
     ],
 }
 """Options of the commands of stages."""
-Begin = Annotated[str, typer.Option(metavar="DATE", help="begin of the validity, TAI (default: that of the run, else no bound)")]
-End = Annotated[str, typer.Option(metavar="DATE", help="end of the validity, TAI (default: that of the run, else no bound)")]
+Begin = Annotated[str, typer.Option(metavar="DATE", help="begin of the validity, TAI (default: from the run, else no bound)")]
+End = Annotated[str, typer.Option(metavar="DATE", help="end of the validity, TAI (default: from the run, else no bound)")]
 Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="file to write", parser=_path)]
 
 
 _ORDER = ("run", "tasks", "demo", *STAGES)
-"""Commands in the order in which a person needs them; others follow."""
+"""Commands in the order of the help; others follow."""
 
 
 class _Examples:
@@ -126,7 +124,7 @@ class _CommandGroup(_Examples, TyperGroup):
 
 
 class _StageGroup(_CommandGroup):
-    """A command of a stage that also has subcommands: `permil flat CONFIG` beside `permil flat apply ...`."""
+    """A command of a stage that also has subcommands: `permil flat CONFIG` and `permil flat apply ...`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
@@ -219,9 +217,7 @@ butler_app = _App(
         "permil butler put out --repo /repo/main --collection u/me/flats --begin 2021-12-01 --end 2022-02-01",
     ),
 )
-plan_app = _App(
-    "Predict the errors that a list of pointings will give, and improve it.", examples=("permil plan check plan.yaml",)
-)
+plan_app = _App("Predict the errors of planned pointings, and improve the plan.", examples=("permil plan check plan.yaml",))
 
 
 def _run(config: Path, overrides: list[str] | None, scheduler: str | None, stages: tuple[str, ...] | None = None) -> None:
@@ -278,7 +274,7 @@ def run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = 
 def tasks(
     config: ConfigPath,
     overrides: Overrides = None,
-    group: Annotated[str | None, typer.Option(help="print the tasks of this group alone")] = None,
+    group: Annotated[str | None, typer.Option(help="print only the tasks of this group")] = None,
     groups: Annotated[bool, typer.Option("--groups", help="print the names of the groups instead")] = False,
     form: Annotated[
         Literal["condor-dag", "slurm-array", "make"] | None,
@@ -314,7 +310,7 @@ def tasks(
 
 
 def _stage_command(stage: Stage) -> Callable[..., None]:
-    """Return the command of a stage, with the options of its steps: all of the stage, or one task."""
+    """Return the command that runs a whole stage or one of its tasks, with the options of its steps."""
     names = {"step", *chain(*stage.steps.values())}
 
     def command(config: Path, overrides: list[str] | None = None, scheduler: str | None = None, **options: Any) -> None:
@@ -380,7 +376,7 @@ def assemble(
         Literal["refuse", "warn", "off"], typer.Option(help="action if the data do not match DATASUM")
     ] = "refuse",
 ) -> None:
-    """Trim, flip and mosaic a raw file to the detector frame, with no correction at all."""
+    """Trim, flip and mosaic a raw file to the detector frame, without any correction."""
     from permil.camera import load_camera
     from permil.exposures.files import assemble_file
 
@@ -391,8 +387,8 @@ def assemble(
 def beam_fit(
     nodes: Annotated[Path, typer.Argument(metavar="NODES.ecsv", help="table with x_mm, y_mm, signal ...", parser=_path)],
     out: Out,
-    amp: Annotated[str | None, typer.Option(help="use the rows of this amplifier alone")] = None,
-    camera: Annotated[str, typer.Option(help="camera of tables that give places by detector, amp, row, column, box")] = "lsstcam",
+    amp: Annotated[str | None, typer.Option(help="use only the rows of this amplifier")] = None,
+    camera: Annotated[str, typer.Option(help="camera of tables with positions as detector, amp, row, column, box")] = "lsstcam",
     as_json: AsJson = False,
 ) -> None:
     """Fit a beam model to a table of nodes."""
@@ -428,7 +424,7 @@ def flat_apply(
     camera: OfCamera = "",
     as_json: AsJson = False,
 ) -> None:
-    """Divide an image by a flat, with errors and masks; both may be of any program."""
+    """Divide an image by a flat, with errors and masks; both may come from any program."""
     from permil.flat.flat import Flat
 
     with _files((flat, image), detector, camera) as ((flat_path, image_path), known, datasets):
@@ -459,7 +455,7 @@ def flat_diff(
     camera: OfCamera = "",
     as_json: AsJson = False,
 ) -> None:
-    """Compare two flats of any program: smooth ratio, amplifier steps, small-scale ratio, gradient."""
+    """Compare two flats from any program: smooth ratio, amplifier steps, small-scale ratio, gradient."""
     from permil.compare.flats import DiffOptions, diff_files
 
     with _files((first, second), detector, camera) as ((first_path, second_path), known, datasets):
@@ -512,7 +508,7 @@ def spots_calibrate(
     rows: Annotated[int, typer.Option(min=3, help="spots of the mask along y")] = 49,
     as_json: AsJson = False,
 ) -> None:
-    """Calibrate the spots of a mask from catalogs: flux, place and width of each, with errors."""
+    """Calibrate the spots of a mask from catalogs: flux, position and width of each, with errors."""
     from permil.camera import load_camera
     from permil.config.spots import SpotsConfig
     from permil.spots.stage import calibrate_files
@@ -523,12 +519,12 @@ def spots_calibrate(
 
 @plan_app.callback()
 def plan() -> None:
-    """Predict the errors that a list of pointings will give, write its acquisition files, and improve its order."""
+    """Predict the errors of planned pointings, write their acquisition files, and improve the plan."""
 
 
 @plan_app.has("check")
 def plan_check(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Predict the errors of the flat that the planned pointings will give."""
+    """Predict the errors of a flat from the planned pointings."""
     from permil.camera import load_camera
     from permil.config import load_config
     from permil.plan.stage import write_plan_check
@@ -569,7 +565,7 @@ def plan_write(
 
 @plan_app.has("improve", examples=("permil plan improve plan.yaml plan.photodiode_drift=1e-3 plan.budget_hours=4",))
 def plan_improve(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Change order, fiducials and images of a plan within a time budget, so that a drift harms the flat least.
+    """Change order, fiducials and images of a plan within a time budget to minimise the effect of drift.
 
     The drift of the photodiode is plan.photodiode_drift, the budget plan.budget_hours (by default the time of the plan). Each change is
     listed with its gain; the improved configuration is written for permil plan write.
@@ -595,7 +591,7 @@ def demo(
 
 @config_app.has("example")
 def config_example() -> None:
-    """Print a configuration with every key, its default and what it means."""
+    """Print a configuration with every key, its default and its meaning."""
     from permil.config.example import example_yaml
 
     typer.echo(example_yaml(), nl=False)
@@ -610,7 +606,7 @@ def config_import(
         Path | None, typer.Option("--out", help="file to write; without it the result is printed", parser=_path)
     ] = None,
 ) -> None:
-    """Turn configuration files of the old analysis into one of ours."""
+    """Convert configuration files of the old analysis."""
     from permil.config.legacy import import_legacy
 
     if out is None:
@@ -726,7 +722,7 @@ def trend(
     out: Annotated[Path, typer.Option("--out", metavar="PATH", help="page to write (HTML)", parser=_path)] = Path("trends.html"),
     as_json: AsJson = False,
 ) -> None:
-    """Add runs to a database of results; show each result against run and date, and name those that deviate."""
+    """Add runs to a database of results; plot each result against run and date, and list results that deviate."""
     from permil.report.stage import follow_runs
 
     _print_result(follow_runs(runs or [], database, out), as_json=as_json)
@@ -734,7 +730,7 @@ def trend(
 
 @contextlib.contextmanager
 def _files(places: Sequence[str], detector: str, camera: str) -> Iterator[tuple[list[Path], str, list[str]]]:
-    """Give files that the user names by path or by URI, their detector if it is known, and descriptions of the datasets."""
+    """Yield files named by path or URI, their detector if known, and descriptions of the datasets."""
     from permil.config.base import is_uri
 
     if not any(map(is_uri, places)):
@@ -784,7 +780,7 @@ for _group, _name, _purpose in (
 def _show_warning(
     otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any, **more: Any
 ) -> None:
-    """Show a warning of a file as a sentence, any other one as Python does."""
+    """Show a warning about a file as a sentence, any other warning as Python does."""
     if issubclass(category, FileWarning):
         _tell(f"warning: {message}")
     else:
@@ -817,7 +813,7 @@ def main() -> None:
     except SystemExit as end:
         # Typer turns an interrupt into this code, without a word.
         if end.code == _INTERRUPTED:
-            _tell("interrupted; nothing is lost, run the same command again to go on")
+            _tell("interrupted; nothing is lost, run the same command again to continue")
         raise
     finally:
         warnings.showwarning = shown

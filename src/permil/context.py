@@ -1,4 +1,4 @@
-"""One run: its configuration, camera, folder and index, which every stage is given."""
+"""One run: the configuration, camera, folder and index that every stage receives."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def workers(self) -> int:
-        """How many processes of this machine may work."""
+        """Number of worker processes on this machine."""
         return self.config.pipeline.workers or default_workers()
 
     @cached_property
@@ -91,7 +91,7 @@ class Run:
         return {key: reduce(getitem, key.split("."), self._values) for key in keys}
 
     def origin(self, exposures: Table, *, detector: str = "", led: str = "") -> dict[str, tuple[Any, str]]:
-        """Return the cards that say where a product comes from; see `permil.products.origin.origin_cards`.
+        """Return the provenance cards of a product; see `permil.products.origin.origin_cards`.
 
         A task whose products have them declares the options ``validity``.
         """

@@ -42,7 +42,7 @@ FURTHER_STARS: dict[str, dict[str, Any]] = {
     # Dithers at other places: stars of the same sensor that are independent of those in the first band.
     "stars-blue": merged(_SMALLER, {"flats": {"led": "blue"}, "campaign": {"filter": "blue", "window_pitches": 9.5}}),
 }
-"""Subfolders with further campaigns of stars, and what they differ in: another sensor in the same band, the same sensor in another band."""
+"""Subfolders with further campaigns of stars, and their differences: another sensor in the same band, the same sensor in another band."""
 
 
 def run_demo(out: Path, *, seed: int) -> None:
@@ -111,7 +111,7 @@ class StarCampaign:
 
 
 def reduce_stars(campaign: StarCampaign) -> list[StageReport]:
-    """Simulate a campaign of artificial stars, reduce it and compare it with its flats in this process; return what the stages did.
+    """Simulate a campaign of artificial stars, reduce it and compare it with its flats in this process; return the reports of the stages.
 
     Nothing is printed: others run at the same time.
     """

@@ -104,11 +104,11 @@ class ButlerError(PermilError):
 
 
 class EngineError(PermilError):
-    """Workers cannot be had, or a task kills them."""
+    """Workers are not available, or a task kills them."""
 
 
 class FileWarning(UserWarning):
-    """A defective file is used, or left out while processing continues."""
+    """A defective file is used, or is left out and processing continues."""
 
 
 class CompareError(PermilError):
@@ -124,7 +124,7 @@ class SpotError(PermilError):
 
 
 def path_of(path: Any, what: str) -> Path:
-    """Return a path that a user gave as text or as a path.
+    """Return a path given as text or as a path.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def path_of(path: Any, what: str) -> Path:
 
 
 def texts_of(texts: Any, what: str) -> list[str]:
-    """Return texts that a user gave as a sequence.
+    """Return texts given as a sequence.
 
     Raises
     ------

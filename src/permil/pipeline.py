@@ -24,7 +24,7 @@ from permil.stages import STAGES
 
 
 def run_pipeline(config: Config, *, stages: tuple[str, ...] | None = None) -> list[StageReport]:
-    """Do the stages that are asked for, in order, each only as far as it is not up to date.
+    """Run the requested stages in order, each as far as it is not up to date.
 
     Parameters
     ----------

@@ -85,7 +85,7 @@ def plot_product(path: str | Path, out: str | Path) -> None:
     kind = product_facts(path)["kind"]
     draw = _drawing(path, kind)
     if draw is None:
-        raise InputError(f"there is no picture of a {kind}", path=path, remedy="give a flat, an image or a beam model")
+        raise InputError(f"a {kind} cannot be plotted", path=path, remedy="give a flat, an image or a beam model")
     from permil.plotting import own_settings  # before matplotlib
 
     with own_settings():

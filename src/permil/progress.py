@@ -31,7 +31,7 @@ from permil.errors import FileWarning
 
 @dataclass
 class StageReport:
-    """What a stage did: pieces of work done and skipped because they were up to date, and what a person should know."""
+    """Report of a stage: numbers of products made and of those already up to date, and messages for the user."""
 
     stage: str
     done: int = 0
@@ -85,7 +85,7 @@ class _Bars:
 
     @contextmanager
     def bar(self, description: str, total: int) -> Iterator[Callable[[float], None]]:
-        """Show a bar; yield what to call with how many items are done."""
+        """Show a bar; yield a function of the number of completed items."""
         progress = self._progress = self._progress or self._start()
         self._shown += 1
         task = progress.add_task(description, total=total)
@@ -118,7 +118,7 @@ _BARS = _Bars()
 
 @contextmanager
 def _display(description: str, total: int) -> Iterator[Callable[[float], None]]:
-    """Show a bar on a terminal, a line now and then elsewhere; yield what to call with how many items are done."""
+    """Show a bar on a terminal, occasional lines elsewhere; yield a function of the number of completed items."""
     if not console.is_terminal:
         yield from _lines(description, total)
         return
@@ -195,7 +195,7 @@ def parallel_map(
 
 
 def do_tasks(tasks: Sequence[Task], *, workers: int = 1, is_local: bool = False) -> Ends:
-    """Do tasks as far as they are not up to date, on the workers of this run; return how each ended.
+    """Run the tasks that are not up to date on the workers of this run; return the end of each.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def do_tasks(tasks: Sequence[Task], *, workers: int = 1, is_local: bool = False)
 
 
 def describe_warnings(records: list[CallCosts], *, but: set[str] | None = None) -> list[str]:
-    """Return what was warned of files, each sentence once, and some of them if there are many.
+    """Return the warnings about files, each sentence once, and a selection if there are many.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def describe_warnings(records: list[CallCosts], *, but: set[str] | None = None) 
 
 
 def show_report(report: StageReport) -> None:
-    """Show what a stage did."""
+    """Show the report of a stage."""
     for message in report.messages:
         show_message(message)
     skipped = f", {report.skipped} up to date" if report.skipped else ""

@@ -1,4 +1,4 @@
-"""The stages of a run, in the order in which they need each other.
+"""The stages of a run, in the order of their dependencies.
 
 A stage is an entry of `STAGES`, which the command line shows, and a `StageFunctions` named ``STAGE`` in its package. All else
 follows: order, command and options, single tasks, lists of tasks, submissions, estimate, progress and costs. Modules of stages are
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageFunctions:
-    """What a stage does.
+    """Functions of a stage.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Stage:
 
     @property
     def default_step(self) -> str:
-        """Step that is meant without ``--step``."""
+        """Step without ``--step``."""
         return self.step or next(iter(self.steps))
 
     @property
@@ -101,14 +101,14 @@ _STAGES = (
     Stage("beam", "Measure the beam nodes of a run and fit the beam models, or those of one LED.", {"beam": ("led",)}),
     Stage(
         "flat",
-        "Make the flats of a run, or do one task of them: a step of an LED, and of a detector where the step is of one.",
+        "Make the flats of a run, or run one task: a step of an LED, for one detector if the step has detectors.",
         {"signals": ("led", "detector"), "solution": ("led",), "flat": ("led", "detector"), "composite": ("led",)},
         step="flat",
         keys={"led": "flat.leds=[{}]"},
     ),
     Stage(
         "stability",
-        "Measure whether light, photodiode, electronics and beam of a run repeat, or those of one LED.",
+        "Test whether light, photodiode, electronics and beam of a run repeat, for all LEDs or one.",
         {"stability": ("led",)},
         examples=("permil stability config.yaml --led red",),
     ),
@@ -120,7 +120,7 @@ _STAGES = (
     ),
     Stage(
         "colour",
-        "Compare the flats of all LEDs: ratios, vendors, structure that LEDs share.",
+        "Compare the flats of all LEDs: ratios, vendors, structure common to LEDs.",
         {"colour": ("detector",), "colour_tables": ()},
         examples=("permil colour config.yaml --detector R22_S11",),
     ),

@@ -1,4 +1,4 @@
-"""All tasks of a run: the estimate, the list of commands that do them, and single tasks.
+"""All tasks of a run: the estimate, the list of their commands, and single tasks.
 
 For batch systems and other programs that start processes (HTCondor, BPS, GNU parallel). A command makes its own products; if an input is
 missing, the error names the command to run first, but for the last steps of stars and colour, which make what is missing. Commands
@@ -30,7 +30,7 @@ from permil.stages import STAGES
 _STEPS = {step: names for stage in STAGES.values() for step, names in stage.steps.items()}
 """Kinds of tasks that have a command, in the order in which they need each other, and what each is of."""
 _FINISH = "finish"
-"""Name of the last job and group: what is made of all detectors together, and the report."""
+"""Name of the last job and group: products of all detectors together, and the report."""
 
 
 def declared_tasks(run: Run) -> list[Task]:
@@ -72,7 +72,7 @@ def estimate(run: Run) -> str:
 
 
 def _left(tasks: Sequence[Task]) -> Iterator[Task]:
-    """Yield the tasks whose products are not up to date or are made of files of such a task; without products, those that need one."""
+    """Yield the tasks whose products are not up to date or depend on such a task; without products, those that need one."""
     left: set[tuple[str, ...]] = set()
     changed: set[str] = set()
     for task in tasks:
@@ -87,7 +87,7 @@ def _left(tasks: Sequence[Task]) -> Iterator[Task]:
 
 
 def _is_current(task: Task) -> bool:
-    """Return whether the products of a task are up to date; without any product, its inputs are not looked at."""
+    """Return whether the products of a task are up to date; without any product, its inputs are not read."""
     return any(path.exists() for path in (task.pending, *task.outputs) if path is not None) and task.is_current
 
 
@@ -106,7 +106,7 @@ def _existing(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class CommandGroup:
-    """Command lines that need nothing of each other."""
+    """Command lines that are independent of each other."""
 
     name: str
     commands: tuple[str, ...]
@@ -170,7 +170,7 @@ def list_jobs(config: Config, path: Path, overrides: list[str]) -> list[Job]:
 
 
 def _by_command(tasks: Sequence[Task]) -> dict[tuple[str, ...], list[Task]]:
-    """Return the tasks that each command does, in the order of the last one."""
+    """Return the tasks of each command, in the order of their last one."""
     commands: dict[tuple[str, ...], list[Task]] = {}
     for task in tasks:
         if task.command:
@@ -246,7 +246,7 @@ def run_single(config: Config, stage: str, step: str = "", *, led: str = "", det
 
 
 def _run_tasks(run: Run, name: str, tasks: list[Task]) -> StageReport:
-    """Do the tasks of one command.
+    """Run the tasks of one command.
 
     Raises
     ------

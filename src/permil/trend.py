@@ -290,7 +290,7 @@ FEWEST_RUNS = 5
 """Runs that must have a result before it is tested."""
 
 FALSE_DISCOVERIES = 0.01
-"""Largest expected fraction of chance among the results that are named."""
+"""Largest expected fraction of chance results among those listed."""
 
 _TO_SIGMA = 1.4826
 _EFFICIENCY = 0.37

@@ -128,7 +128,7 @@ def test_plot_draws_a_picture(made: Path, tmp_path: Path, name: str) -> None:
 
 def test_plot_of_what_has_no_picture(made: Path, tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["plot", str(made / "out" / "summary.ecsv"), "--out", str(tmp_path / "a.png")])
-    assert "there is no picture of a table" in str(result.exception)
+    assert "a table cannot be plotted" in str(result.exception)
     result = RUNNER.invoke(app, ["plot", str(made / "out" / "beam" / "red.fits"), "--out", str(tmp_path / "a.gif")])
     assert "use .png, .pdf or .svg" in str(result.exception)
 

@@ -136,7 +136,7 @@ def test_a_stack_is_of_different_exposures_of_one_led_and_position(made: Path, t
     calibration = run.calibration("R22_S11")
     copy = shutil.copy(first[0], tmp_path)
     others = {
-        "holds exposure MC_C_.*as does": copy,
+        "repeats exposure MC_C_.*of": copy,
         "its LED is nm960, that of .* is red": index["path"][(index["purpose"] == "pointing") & (index["led"] == "nm960")][0],
         r"its LED is none, that of .* is red": index["path"][index["purpose"] == "bias"][0],
         r"its projector is \d+\.\d mm from the position of": red["path"][red["position_id"] != red["position_id"][0]][0],

@@ -188,7 +188,7 @@ UNKNOWN = "01a22b7f-91b2-7536-bf43-9d406f7aa526"
         ("butler:?{flat}", "no repository is named; write"),
         ("butler:{repo}?{flat}&detector", "'detector' is not KEY=VALUE, or repeats a key; write"),
         ("butler:{repo}?{flat}&detector=94&detector=95", "'detector=95' is not KEY=VALUE, or repeats a key"),
-        ("butler:{repo}?{flat}", r"2 datasets fit; add detector= \(one of 94, 95\)"),
+        ("butler:{repo}?{flat}", r"2 datasets match; add detector= \(one of 94, 95\)"),
         ("butler:{repo}?{flat}&sensor=94", "permil_flat has no dimension sensor; its dimensions are .*detector"),
         ("butler:{repo}?{flat}&detector=R99_S11", "instrument LSSTCam has no detector R99_S11; give its name or number"),
         ("butler:{repo}?{flat}&detector=900", "instrument LSSTCam has no detector 900"),

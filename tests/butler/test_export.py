@@ -66,13 +66,13 @@ def test_a_tree_is_added_to_and_never_overwritten(made: Path, changed: Path, tmp
     before = {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()}
     assert all(path.stem == "19700101T000000" for path in before)
     assert export_curated(made / "out", tree) == [f"0 files written to {tree}, 3 were there already"]
-    with pytest.raises(OutputError, match="a flat with another content is here already; choose"):
+    with pytest.raises(OutputError, match="a flat with different content already exists; choose"):
         export_curated(changed, tree)
     assert {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()} == before
     export_curated(changed, tree, begin="2022-01-01")
     assert len(list(tree.rglob("*.fits"))) == 6
     next(iter(before)).write_text("not a calibration")
-    with pytest.raises(OutputError, match="another content"):
+    with pytest.raises(OutputError, match="different content"):
         export_curated(made / "out", tree)
 
 

@@ -132,7 +132,7 @@ def test_a_changed_product_is_refused_and_replaced_on_demand(
     )
     code, _, messages = permil(*arguments)
     assert code == 2
-    expected = f"permil: {repo}: 1 products differ from those that {COLLECTION} has for these dates: permil_flat 94 red; choose"
+    expected = f"permil: {repo}: 1 products differ from those in {COLLECTION} for these dates: permil_flat 94 red; choose"
     assert messages.startswith(expected)
     assert len(messages.strip().splitlines()) == 1
     code, printed, _ = permil(*arguments, "--replace")
@@ -311,7 +311,7 @@ WRONG_COLLECTIONS = ("", " ", "u/me/*", "u//me", "/u/me", "u/me/", "../me", "u/.
     ("options", "pattern"),
     [
         ({"begin": "yesterday"}, "--begin 'yesterday' is not a date; write 2021-12-03"),
-        ({"begin": "2022-03-01"}, "ends .* no later than it begins"),
+        ({"begin": "2022-03-01"}, "end of the validity .* is not after its beginning"),
         ({"instrument": "HSC"}, "there is no instrument HSC in this repository; give --instrument: LSSTCam"),
         ({"collection": "LSSTCam/raw/all"}, "LSSTCam/raw/all is a collection of type RUN, not CALIBRATION; give another"),
         ({"filters": {"red": "i_39"}}, "no physical filter i_39 for LED red; give --filter red=NAME, one of: red"),
@@ -325,7 +325,7 @@ WRONG_COLLECTIONS = ("", " ", "u/me/*", "u//me", "/u/me", "u/me/", "../me", "u/.
             {"end": "9999-12-31"},
             "a repository cannot store the date 9999-12-31T00:00:00.000 .TAI.; .* leave --end out for no bound",
         ),
-        ({"begin": "2021-12-01", "end": "2021-12-01"}, "ends .2021-12-01T00:00:00.000. no later than it begins"),
+        ({"begin": "2021-12-01", "end": "2021-12-01"}, "end of the validity .2021-12-01T00:00:00.000. is not after"),
         *(({"begin": date}, "is not a date; write 2021-12-03, or 2021-12-03T18:00:00 .TAI.") for date in WRONG_DATES),
         *(({"collection": name}, "is not the name of a collection; write words separated by /") for name in WRONG_COLLECTIONS),
     ],

@@ -109,8 +109,11 @@ def test_a_folder_of_tables_is_given_to_the_reduction(tmp_path: Path, bin8: Came
 @pytest.mark.parametrize(
     ("cards", "sentence"),
     [
-        ({"INSTRUME": "LSSTCam"}, "defects in the pixels of camera lsstcam, not of lsstcam-bin8; give a table of this camera"),
-        ({"INSTRUME": "lsstcam", "DETECTOR": 94}, "defects in the pixels of camera lsstcam, not of lsstcam-bin8"),
+        (
+            {"INSTRUME": "LSSTCam"},
+            "these defects are in pixels of camera lsstcam, not of lsstcam-bin8; give a table of this camera",
+        ),
+        ({"INSTRUME": "lsstcam", "DETECTOR": 94}, "these defects are in pixels of camera lsstcam, not of lsstcam-bin8"),
         ({"INSTRUME": "lsstcam-bin8"}, ""),
         ({"INSTRUME": "LSST-TS8"}, ""),
     ],

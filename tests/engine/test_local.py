@@ -109,7 +109,7 @@ def test_worker_killed_in_the_middle_of_a_write_changes_nothing(tmp_path: Path) 
 
 def test_task_that_kills_its_workers_is_named(tmp_path: Path) -> None:
     tasks = [SampleTask("R22_S11", tmp_path), SampleTask("R22_S12", tmp_path, deaths=99), SampleTask("R22_S20", tmp_path)]
-    with pytest.raises(EngineError, match=r"writing, R22_S12: 3 worker processes died of this task.*SIGKILL") as caught:
+    with pytest.raises(EngineError, match=r"writing, R22_S12: 3 worker processes died during this task.*SIGKILL") as caught:
         _map(LocalProcesses(2), sample_tasks.write_and_die, tasks, "writing")
     assert (caught.value.data["task"], caught.value.data["deaths"]) == ("writing, R22_S12", 3)
     assert (tmp_path / "R22_S12.deaths").read_text() == "3"

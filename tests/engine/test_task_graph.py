@@ -231,7 +231,7 @@ def test_a_need_that_is_not_done_now_must_be_up_to_date(tmp_path: Path) -> None:
     beam = _writing(tmp_path / "beam.ecsv", log, needs=(bias,))
     flat = _writing(tmp_path / "flat.ecsv", log, needs=(beam,))
     # What must be made first is named first.
-    with pytest.raises(InputError, match=r"bias: this is not there.*run `permil make CONFIG bias` first"):
+    with pytest.raises(InputError, match=r"bias: this product is missing.*run `permil make CONFIG bias` first"):
         do_tasks([flat])
     do_tasks([bias])
     with pytest.raises(InputError, match="run `permil make CONFIG beam` first"):
@@ -239,7 +239,7 @@ def test_a_need_that_is_not_done_now_must_be_up_to_date(tmp_path: Path) -> None:
     do_tasks([beam])
     do_tasks([flat])
     assert log == ["bias", "beam", "flat"]
-    with pytest.raises(InputError, match="beam: this is not there, or no longer up to date"):
+    with pytest.raises(InputError, match="beam: this product is missing or out of date"):
         do_tasks([replace(flat, needs=(replace(beam, facts="changed"),))])
 
 

@@ -46,7 +46,7 @@ def test_a_curve_without_a_knot_at_zero_starts_there():
     ("adu", "corrected"), [([], []), ([-5.0], [0.0]), ([1.0, 1.0], [1.0, 2.0]), ([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])]
 )
 def test_knots_that_do_not_rise_are_errors(adu, corrected):
-    with pytest.raises(CalibrationError, match="rise"):
+    with pytest.raises(CalibrationError, match="increase"):
         LinearityCurve.through(adu, corrected)
 
 

@@ -205,7 +205,7 @@ def test_a_coefficient_in_another_unit_is_refused(detector, a1):
     values = np.full(16, 1e-7)
     values[3] = a1
     with pytest.raises(
-        CalibrationError, match=r"l\.ecsv: the linearity of R22_S11 C13 turns \d+ adu into -?\d+; give a1 in 1/adu"
+        CalibrationError, match=r"l\.ecsv: the linearity of R22_S11 C13 maps \d+ adu to -?\d+; give a1 in 1/adu"
     ):
         linearity_from_table(amplifiers(detector, a1=values), detector, path="l.ecsv")
 
@@ -214,7 +214,7 @@ def test_a_coefficient_in_another_unit_is_refused(detector, a1):
 def test_knots_in_another_unit_are_refused(detector, factor):
     rows = [(detector.name, amplifier.name, adu, factor * adu) for amplifier in detector.amplifiers for adu in (1e3, 5e4)]
     table = Table(rows=rows, names=("detector", "segment", "adu", "corrected_adu"))
-    with pytest.raises(CalibrationError, match=r"the linearity of R22_S11 C10 turns 50000 adu into"):
+    with pytest.raises(CalibrationError, match=r"the linearity of R22_S11 C10 maps 50000 adu to"):
         linearity_from_table(table, detector)
 
 

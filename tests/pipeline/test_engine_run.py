@@ -191,7 +191,7 @@ def test_interrupt_ends_the_run_with_a_sentence(raw: Path, tmp_path: Path, begun
     os.killpg(process.pid, signal.SIGINT)
     _, messages = process.communicate(timeout=300)
     assert process.returncode == 130, messages
-    assert messages.endswith("permil: interrupted; nothing is lost, run the same command again to go on\n")
+    assert messages.endswith("permil: interrupted; nothing is lost, run the same command again to continue\n")
     assert "Traceback" not in messages
     assert not list(out.rglob("*.partial*"))
 

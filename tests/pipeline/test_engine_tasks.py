@@ -221,7 +221,7 @@ def test_task_says_what_must_run_before(fresh: Path, permil: Permil) -> None:
         assert "run `permil flat CONFIG --step solution --led red` first" in refused("flat", *arguments)
     # What was made with other options counts as not made.
     code, _, messages = permil("beam", fresh, "isr.overscan_skip_first=4", "--led", "red")
-    assert (code, "no longer up to date" in messages) == (2, True)
+    assert (code, "missing or out of date" in messages) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_task_that_does_not_exist(fresh: Path, permil: Permil, arguments: tuple[
 def test_steps_of_the_joint_solution_are_not_of_divide(fresh: Path, permil: Permil) -> None:
     run_pipeline(load_config(fresh, ["pipeline.workers=1"]), stages=("isr", "beam"))
     code, _, messages = permil("flat", fresh, "flat.solver=divide", "--step", "solution", "--led", "red")
-    assert (code, "divide has no such step; go on with the step flat" in messages) == (2, True)
+    assert (code, "divide has no such step; continue with the step flat" in messages) == (2, True)
     assert permil("flat", fresh, "flat.solver=divide", "--led", "red", "--detector", DETECTOR)[0] == 0
     code, _, messages = permil("flat", fresh, "flat.solver=divide", "--led", "red", "--detector", DETECTOR)
     assert (code, "0 done, 1 up to date" in messages) == (0, True)

@@ -202,7 +202,7 @@ def test_only_one_run_works_in_a_folder(copied: Path) -> None:
 
     with (copied / ".state" / "lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        with pytest.raises(OutputError, match="another run is at work"):
+        with pytest.raises(OutputError, match="another run is using this folder"):
             run_pipeline(_config(copied))
 
 

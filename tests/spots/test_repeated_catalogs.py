@@ -287,7 +287,7 @@ def _spoiled(folder, catalogs):
     return {
         "spoiled_cut.fits": "cut short", "text.fits": "not FITS", "image.fits": "no table of spots", "zero.fits": "empty",
         "nan": "all positions", "nan.fits": "all positions", "dark.fits": "all fluxes", "whose": "do not identify their detector",
-        "foreign": "camera spots-cutout does not have", "far": "lie outside R22_S11",
+        "foreign": "is not in camera spots-cutout", "far": "lie outside R22_S11",
     }  # fmt: skip
 
 

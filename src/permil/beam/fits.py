@@ -99,7 +99,7 @@ def model_from_hdus(path: str | Path) -> BeamModel:
 def _model_cards(model: BeamModel) -> dict[str, Any]:
     maximum, centroid = model.maximum, model.centroid
     return {
-        "MAXUX": (maximum.ux, "[mm] maximum, place minus projector, CCS X"),
+        "MAXUX": (maximum.ux, "[mm] u of the maximum, CCS X"),
         "MAXUY": (maximum.uy, "[mm] the same, CCS Y"),
         "MAXVARX": (float(maximum.covariance[0, 0]), "[mm2] variance of MAXUX"),
         "MAXVARY": (float(maximum.covariance[1, 1]), "[mm2] variance of MAXUY"),
@@ -118,7 +118,7 @@ def _model_cards(model: BeamModel) -> dict[str, Any]:
 def _wcs_cards(axes: list[FloatArray]) -> fits.Header:
     header = fits.Header()
     for number, (name, axis) in enumerate(zip(("UX", "UY"), axes, strict=True), start=1):
-        header[f"CTYPE{number}"] = (name, "place minus projector, CCS")
+        header[f"CTYPE{number}"] = (name, "position minus projector, CCS")
         header[f"CUNIT{number}"] = "mm"
         header[f"CRPIX{number}"] = 1.0
         header[f"CRVAL{number}"] = float(axis[0])

@@ -165,7 +165,7 @@ def _cubic_precision(nodes: BeamNodes, spacing: float) -> FloatArray:
 
 
 def _explained(precision: FloatArray, weighted: FloatArray, first: IntArray, second: IntArray) -> FloatArray:
-    """Return the decrease of chi-square when both nodes of each pair are left out."""
+    """Return the decrease of chi-square if both nodes of each pair are left out."""
     a, b, c = precision[first, first], precision[second, second], precision[first, second]
     u, v = weighted[first], weighted[second]
     return (b * u**2 - 2.0 * c * u * v + a * v**2) / np.maximum(a * b - c**2, np.finfo(float).tiny)

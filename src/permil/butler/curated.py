@@ -373,6 +373,6 @@ def validity_of(products: Sequence[RunProduct], begin: str, end: str) -> tuple[T
     first, last = bounds
     if first is not None and last is not None and last <= first:
         raise InputError(
-            f"the validity ends ({last.isot}) no later than it begins ({first.isot})", remedy="check --begin and --end"
+            f"the end of the validity ({last.isot}) is not after its beginning ({first.isot})", remedy="check --begin and --end"
         )
     return first, last

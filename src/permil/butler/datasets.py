@@ -283,7 +283,7 @@ def _by_query(butler: Any, query: DatasetQuery, uri: str) -> Any:
         )
     if len(found) > 1:
         raise ButlerError(
-            f"{len(found)} datasets fit", path=uri, remedy=f"add {_choices(list(found), dimensions.required)}", value=len(found)
+            f"{len(found)} datasets match", path=uri, remedy=f"add {_choices(list(found), dimensions.required)}", value=len(found)
         )
     if len({ref.id for ref in refs}) == 1 and not query.date:
         return refs[0]

@@ -70,7 +70,7 @@ def export_curated(
     for product, path, digest in planned:
         if path.exists() and _digest_of(path) != digest:
             raise OutputError(
-                f"a {product.kind} with another content is here already",
+                f"a {product.kind} with different content already exists",
                 path=path,
                 remedy="choose another folder or validity, or remove the file",
             )

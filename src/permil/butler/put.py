@@ -276,7 +276,7 @@ def put_run(root: str | Path, options: PutOptions) -> list[str]:
         if replaced and not options.replace:
             shown = ", ".join(map(str, replaced[:_MOST_LISTED])) + (" ..." if len(replaced) > _MOST_LISTED else "")
             raise ButlerError(
-                f"{len(replaced)} products differ from those that {options.collection} has for these dates: {shown}",
+                f"{len(replaced)} products differ from those in {options.collection} for these dates: {shown}",
                 path=options.repo,
                 remedy="choose another validity or collection, or give --replace",
                 value=[str(entry) for entry in replaced],

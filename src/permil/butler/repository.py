@@ -97,7 +97,7 @@ def open_repository(repo: str, *, collections: Sequence[str] = (), writeable: bo
 
 
 def _require_configuration(repo: str) -> None:
-    """Raise an error if a file is named that is not the configuration of a repository; the Butler would make a database beside it."""
+    """Raise an error if a named file is not the configuration of a repository: the Butler would create a database next to it."""
     path = Path(repo)
     if not path.is_file():
         return

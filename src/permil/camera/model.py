@@ -87,7 +87,7 @@ def keys_of(name: str, number: int, serial: str) -> Iterable[str | int]:
 
 @dataclass(frozen=True)
 class Led:
-    """An LED of the projector: the filter band that it stands for, and its wavelength (nm) where that is known, else NaN."""
+    """An LED of the projector: its filter band, and its wavelength (nm), NaN if unknown."""
 
     name: str
     band: str = ""

@@ -21,7 +21,7 @@ FEWEST_EXPOSURES = 5
 
 _CANDIDATE = 5.0
 _OUTLIER = 6.0
-"""Deviation of an exposure from the line through the others, in units of their scatter, from which it is left out."""
+"""Deviation from the line through the other exposures, in units of their scatter, above which an exposure is left out."""
 
 
 @dataclass(frozen=True)

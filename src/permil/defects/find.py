@@ -282,7 +282,7 @@ class _AmplifierSearch:
         return self._mean((own[0][[brightest]], own[1][[brightest]]), seen)
 
     def _without(self, relatives: dict[str, RelativeResponse], masks: dict[str, BoolArray]) -> dict[str, RelativeResponse]:
-        """Return deviations without pixels of defects that are known."""
+        """Return deviations without pixels of known defects."""
         if not masks:
             return relatives
         known = _any(masks)

@@ -55,7 +55,7 @@ class BlockLevels:
         return replace(self, levels=finite_median(around))
 
     def filled(self, level: float) -> BlockLevels:
-        """Return the same with a level where none was measured."""
+        """Return the levels with gaps filled."""
         return replace(self, levels=np.nan_to_num(self.levels, nan=level))
 
     def near(self, usual: float) -> BlockLevels:

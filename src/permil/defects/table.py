@@ -16,7 +16,7 @@ from astropy.table import Table
 from permil.arrays import BoolArray, FloatArray
 
 NOTHING = "-"
-"""Entry of a column of texts where none applies."""
+"""Entry of a text column without a value."""
 
 
 def _column(kind: type | str, unit: str, description: str, **default: Any) -> Any:
@@ -99,7 +99,7 @@ def table_boxes(table: Table) -> list[DefectBox]:
 
 
 def boxes_of(mask: BoolArray) -> list[tuple[int, int, int, int]]:
-    """Return boxes (x0, y0, width, height) that together are the pixels of a mask: runs along columns, equal ones side by side joined."""
+    """Return boxes (x0, y0, width, height) that cover the pixels of a mask: runs along columns, equal adjacent runs joined."""
     padded = np.pad(mask.T.astype(np.int8), ((0, 0), (1, 1)))
     steps = np.diff(padded, axis=1)
     columns, begins = np.nonzero(steps == 1)
@@ -143,7 +143,7 @@ def _marked(box: DefectBox, is_both: bool, **changes: Any) -> DefectBox:
 
 
 def led_agreement(table: Table, leds: Sequence[str]) -> tuple[FloatArray, FloatArray]:
-    """Return, for pairs of LEDs, the share of the defects that both show among those that one of them shows, searched in both.
+    """Return, for pairs of LEDs, the fraction of defects found in both among those searched in both and found in either.
 
     Parameters
     ----------

@@ -119,8 +119,8 @@ class DaskCluster(Executor):
         if isinstance(error, KilledWorker):
             deaths = error.allowed_failures + 1
             killed = EngineError(
-                f"{call.label}: {deaths} workers died of this task, the last at {error.last_worker.address}",
-                remedy="see the logs of the workers and whether their memory suffices",
+                f"{call.label}: {deaths} workers died during this task, the last at {error.last_worker.address}",
+                remedy="check the logs of the workers and their memory",
                 task=call.label,
                 deaths=deaths,
             )
@@ -129,7 +129,7 @@ class DaskCluster(Executor):
 
     def _gone(self) -> EngineError:
         return EngineError(
-            f"the Dask scheduler at {self.address} is gone",
+            f"the Dask scheduler at {self.address} no longer answers",
             remedy="start it and run the same command again: finished work is kept",
             address=self.address,
         )
@@ -159,7 +159,7 @@ class DaskCluster(Executor):
         blind = [address for address, found in sees.items() if not found]
         if blind:
             raise EngineError(
-                f"the worker at {blind[0]} does not see this folder",
+                f"the worker at {blind[0]} cannot access this folder",
                 path=folder,
                 remedy="workers need the same paths as this machine: use a folder of the shared file system",
                 workers=blind,
@@ -248,7 +248,7 @@ def make_cluster(jobs: JobsConfig, *, folder: Path) -> Any:
     name, command = _CLUSTERS[jobs.system]
     if shutil.which(command) is None:
         raise EngineError(
-            f"there is no command {command} here",
+            f"the command {command} is not available here",
             remedy=f"run permil where {jobs.system} jobs can be submitted, or set pipeline.jobs.system=none",
             value=jobs.system,
         )
@@ -256,13 +256,13 @@ def make_cluster(jobs: JobsConfig, *, folder: Path) -> Any:
         cluster = getattr(dask_jobqueue, name)(**cluster_options(jobs, folder=folder))
     except (TypeError, ValueError) as error:
         raise EngineError(
-            f"dask-jobqueue does not take these options ({error})", remedy="check pipeline.jobs", options=jobs.options
+            f"dask-jobqueue rejects these options ({error})", remedy="check pipeline.jobs", options=jobs.options
         ) from error
     try:
         cluster.scale(jobs=jobs.count)
     except (OSError, RuntimeError) as error:
         cluster.close()
-        raise EngineError(f"{jobs.system} does not take the jobs ({error})", remedy="check pipeline.jobs") from error
+        raise EngineError(f"{jobs.system} rejects the jobs ({error})", remedy="check pipeline.jobs") from error
     return cluster
 
 

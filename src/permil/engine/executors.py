@@ -225,8 +225,8 @@ class LocalProcesses(Executor):
             return None
         self._deaths.pop(call.number, None)
         error = EngineError(
-            f"{call.label}: {deaths} worker processes died of this task, the last {_cause(worker.process.exitcode)}",
-            remedy="see whether the memory suffices, or use fewer workers (pipeline.workers)",
+            f"{call.label}: {deaths} worker processes died during this task, the last {_cause(worker.process.exitcode)}",
+            remedy="check the memory, or use fewer workers (pipeline.workers)",
             task=call.label,
             deaths=deaths,
         )

@@ -37,7 +37,7 @@ def locked_folder(root: Path, state: Path, *, shared: bool, show: Callable[[str]
         try:
             fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OutputError("another run is at work in this folder", path=root, remedy="wait for it or stop it") from error
+            raise OutputError("another run is using this folder", path=root, remedy="wait for it or stop it") from error
         except OSError as error:
             show(f"{root}: file locking is not supported here ({error.strerror}); make sure that no other run uses this folder")
         yield

@@ -366,14 +366,14 @@ def _require_nothing(task: Task) -> End:
     name = " ".join(task.key)
     stage, *arguments = task.command or ("run",)
     raise InputError(
-        f"{name}: this is not there, or no longer up to date",
+        f"{name}: this product is missing or out of date",
         remedy=f"run `{' '.join(('permil', stage, 'CONFIG', *arguments))}` first",
         task=name,
     )
 
 
 def run_tasks(tasks: Sequence[Task], executor: Executor, *, display: Display, records: list[CallCosts]) -> Ends:
-    """Run the tasks that are not up to date; earlier ones go first.
+    """Run the tasks that are not up to date; earlier ones have priority.
 
     Parameters
     ----------

@@ -290,7 +290,7 @@ def _layout(heads: bytes) -> _Layout | None:
 
 @lru_cache(maxsize=4096)
 def _name_of(keyword: bytes) -> str:
-    """Return a keyword of eight bytes as it is looked up."""
+    """Return a keyword of eight bytes in its normalised form."""
     return keyword.strip().upper().decode("latin-1")
 
 

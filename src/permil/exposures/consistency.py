@@ -310,7 +310,7 @@ def _unusual_settings(exposures: Table, first: IntArray, text: dict[str, NDArray
 
 
 def _unusual_readings(exposures: Table, first: IntArray, text: dict[str, NDArray[np.str_]]) -> dict[int, tuple[str, bool]]:
-    """Return what is wrong with photodiode readings, by row, and whether they are used."""
+    """Return the faults of photodiode readings, by row, and whether the readings are used."""
     lit = first[(text["led"][first] != "") & np.isin(text["purpose"][first], ("scan", "pointing"))]
     readings, exposure_s, current_a = (
         np.asarray(exposures[name], dtype=float) for name in ("photodiode", "exposure_s", "current_a")
@@ -335,7 +335,7 @@ def _unusual_readings(exposures: Table, first: IntArray, text: dict[str, NDArray
 
 
 def _repeated_readings(readings: FloatArray, ordered: IntArray, led: NDArray[np.str_]) -> dict[int, tuple[str, bool]]:
-    """Return the readings that are those of the exposure before, of any LED, or the largest of many of an LED.
+    """Return the readings that repeat the previous exposure's, of any LED, or are the largest of many equal ones of an LED.
 
     They are used: they differ from the light by no more than its changes.
 

@@ -239,7 +239,7 @@ def _left_out(index: Index, *, with_photodiode: bool) -> list[tuple[str, str]]:
                 raise PhotodiodeError(
                     f"none of {len(chosen)} {purpose} files has a usable photodiode reading (CCOBADC)",
                     path=str(chosen["path"][0]),
-                    remedy="set isr.photodiode=none to go on without normalisation (the products will say so)",
+                    remedy="set isr.photodiode=none to continue without normalisation (the products record this)",
                 )
             reason = "photodiode is missing, zero or negative: not used for the beam; used for flats by the solver joint only"
             rows += [(str(path), reason) for path in chosen["path"][missing]]

@@ -1,4 +1,4 @@
-"""Photodiode readings that are no measurements of their own: repeated from the exposure before, or saturated."""
+"""Photodiode readings that are not independent measurements: repeated from the previous exposure, or saturated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SATURATED = 6
 
 
 def repeated_readings(readings: FloatArray) -> BoolArray:
-    """Return which readings are exactly that of the exposure before; none where a coarse converter repeats values.
+    """Return which readings repeat the previous one exactly; none if a coarse converter repeats values.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def repeated_readings(readings: FloatArray) -> BoolArray:
 
 
 def saturated_readings(readings: FloatArray) -> BoolArray:
-    """Return which readings have the largest value, where many do and others hardly repeat.
+    """Return which readings have the largest value, if many do and others hardly repeat.
 
     Parameters
     ----------

@@ -124,7 +124,7 @@ def stack(
 
 
 def _require_one_group(exposures: Sequence[Exposure]) -> None:
-    """Check that exposures are different ones of one LED and position.
+    """Check that all exposures are different and of one LED and position.
 
     Raises
     ------
@@ -136,9 +136,9 @@ def _require_one_group(exposures: Sequence[Exposure]) -> None:
         other = found.setdefault(exposure.obsid, exposure)
         if other is not exposure:
             raise InputError(
-                f"it holds exposure {exposure.obsid}, as does {other.path}",
+                f"it repeats exposure {exposure.obsid} of {other.path}",
                 path=exposure.path,
-                remedy="give each exposure once: a copy is no further measurement",
+                remedy="give each exposure once: a copy is not a further measurement",
                 value=exposure.obsid,
             )
         if exposure.led != first.led:

@@ -149,7 +149,7 @@ def calibration_files(config: Config, detector: str) -> list[Path]:
 
 
 def given_defects(source: str, detector: Detector, *, camera: Camera) -> list[Box]:
-    """Return the defects of a detector that the user gave.
+    """Return the defects of a detector given by the user.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def given_defects(source: str, detector: Detector, *, camera: Camera) -> list[Bo
         other = shared_camera(named).find(detector.name)
         if other is None or other.shape != detector.shape:
             raise CalibrationError(
-                f"these are the defects in the pixels of camera {named}, not of {camera.name}",
+                f"these defects are in pixels of camera {named}, not of {camera.name}",
                 path=path,
                 remedy="give a table of this camera (permil defects), or change `camera`",
                 value=named,
@@ -248,7 +248,7 @@ def check_serials(config: IsrConfig, detector: Detector, serial: str, *, camera:
 
 
 def _stated_serials(path: Path, kind: str, detector: Detector, camera: Camera) -> tuple[Path, list[str]]:
-    """Return the file that a table of a detector is in, and the serial numbers that it states."""
+    """Return the file of a detector's table, and the serial numbers that it states."""
     if kind == "gain" and (path.is_dir() or EOTEST_FILE.search(path.name)):
         path = eotest_path(path, detector)
         statements = sensor_statements(*read_headers(path), camera=camera)

@@ -34,7 +34,7 @@ _MOST_GROUPS = 6
 """Groups of each LED, those nearest to the detector: its own pointings, with the most light."""
 
 _LEAST_ELECTRONS = 1000.0
-"""Mean signal of a cell below which the noise of the readout has too large a part."""
+"""Mean signal of a cell below which readout noise contributes too much."""
 
 _MOST_NAMES = 10
 _MOMENTS = ("mean", "variance", "noise", "freedom")
@@ -196,7 +196,7 @@ def _read_points(run: Run, detectors: Sequence[str]) -> TransferPoints:
 
 
 def _curvature(config: Config, folder: RunFolder, names: Sequence[tuple[str, str]]) -> CurvaturePrior:
-    """Return how well the linearity is known: not at all, as measured, or exactly where a table was given."""
+    """Return the accuracy of the linearity: unknown, as measured, or exact if a table was given."""
     if config.isr.linearity == "none":
         return CurvaturePrior(USUAL_BEND, np.full(len(names), USUAL_BEND))
     if config.isr.linearity != str(folder.measured_linearity):
@@ -209,7 +209,7 @@ def _curvature(config: Config, folder: RunFolder, names: Sequence[tuple[str, str
 
 
 def _messages(vendor: str, names: Sequence[tuple[str, str]], fit: TransferGains, found: GainRatio) -> list[str]:
-    """Return which gains contradict the noise of the images."""
+    """Return messages about gains that contradict the noise of the images."""
     measured = np.isfinite(fit.gain)
     error = float(np.nanmedian(found.error))
     level_error = float(np.nanmedian(np.hypot(fit.gain_err, fit.systematic) / fit.gain))
@@ -235,7 +235,7 @@ def _messages(vendor: str, names: Sequence[tuple[str, str]], fit: TransferGains,
 
 
 def gain_table(rows: Sequence[tuple[object, ...]], meta: Mapping[str, object]) -> Table:
-    """Return the table of measured gains; it can be given to ``isr.gains``."""
+    """Return the table of measured gains, in the format of ``isr.gains``."""
     gains = ("gain", "gain_err", "configured", "measured", "measured_err", "systematic_err")
     names = ("detector", "amp", "vendor", *gains, "ratio", "ratio_err", "pull", "inconsistency", "contradicts")
     table = Table(rows=list(rows), names=names, dtype=("U16", "U8", "U8", *["f8"] * 10, "?"))

@@ -71,7 +71,7 @@ def select_by_photodiode(
         raise PhotodiodeError(
             f"none of {values.size} exposures has a usable photodiode reading (first: {values[0]})",
             path=paths[0],
-            remedy="set isr.photodiode to none to go on without normalisation (the products will say so)",
+            remedy="set isr.photodiode to none to continue without normalisation (the products record this)",
             value=values.tolist(),
         )
     left_out = tuple(

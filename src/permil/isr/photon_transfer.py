@@ -28,7 +28,7 @@ from permil.errors import CalibrationError
 from permil.isr.repeated_images import REACH, NoiseMoments
 
 REFERENCE_ELECTRONS = 50_000.0
-"""Signal at which strengths and bends are given."""
+"""Signal at which strengths and curvatures are given."""
 
 SYSTEMATIC = 3e-3
 """Relative difference between two gains below which they do not contradict each other, whatever their errors."""
@@ -37,7 +37,7 @@ SIGNIFICANT = 5.0
 """Standard errors from which two gains contradict each other."""
 
 _HELD = 1e-9
-"""Standard deviation of an unknown that is held at 0."""
+"""Standard deviation of an unknown that is fixed at 0."""
 
 _SCATTERS = (0.0, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12)
 """Scatters of the strength between amplifiers that are tried."""
@@ -99,7 +99,7 @@ class TransferPoints:
 
 @dataclass(frozen=True)
 class CurvaturePrior:
-    """How well the linearity of the signals is known: standard deviations of the bend at 50,000 electrons, relative.
+    """Accuracy of the linearity of the signals: standard deviations of the curvature at 50,000 electrons, relative.
 
     Parameters
     ----------
@@ -392,7 +392,7 @@ def _solve(problem: _Problem, scatter: float, start: _TransferFit) -> _TransferF
 
 
 def _inconsistency(problem: _Problem, fit: _TransferFit) -> FloatArray:
-    """Return by how many standard deviations the chi-square of V/M of each amplifier is too large."""
+    """Return the excess of the chi-square of V/M of each amplifier, in standard deviations."""
     residual = _model(problem, fit)[0][:, 0]
     freedom = np.bincount(problem.points.amplifier, minlength=problem.measured.size) - 1.0
     chi_square = problem.sums(residual**2)

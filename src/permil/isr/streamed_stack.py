@@ -139,7 +139,7 @@ def is_row_by_row(calibration: Calibration) -> bool:
 
 
 def probe_file(raw_file: RawFile, calibration: Calibration, *, temperature: float | None, with_light: bool = True) -> ProbedFile:
-    """Measure light, dead channels and noise of a file: in some rows where that is enough, else in all of it.
+    """Measure light, dead channels and noise of a file, from some rows if they suffice, else from all.
 
     Parameters
     ----------

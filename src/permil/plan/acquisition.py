@@ -260,6 +260,6 @@ def _exposure(entry: PlanLed, electrons: float) -> LedExposure:
 
 
 def unknown_signals(plan: PlanConfig) -> list[str]:
-    """Return the LEDs whose exposure time is used as it is, since the signal that it gives is not known."""
+    """Return the LEDs whose exposure time is used unchanged, since its signal is unknown."""
     known = {entry.led for entry in plan.files.leds if entry.electrons is not None}
     return [each.led for each in led_exposures(plan) if each.led not in known]

@@ -79,7 +79,7 @@ class PlanCheck:
 
     @property
     def modes(self) -> QTable:
-        """Modes of the flat that signals alone do not determine, with the error that the photodiode leaves."""
+        """Modes of the flat that signals alone do not determine, with their error including the photodiode."""
         return QTable(mode_table(self.prediction))
 
     @property
@@ -200,7 +200,7 @@ def check_plan(
     """
     camera = load_camera(camera) if isinstance(camera, str) else camera
     if plan is not None and options:
-        raise ConfigError(f"{next(iter(options))} is given beside a whole plan", remedy="give one of the two")
+        raise ConfigError(f"{next(iter(options))} is given together with a complete plan", remedy="give one of the two")
     plan = plan or make_section(PlanConfig, options)
     if positions is None:
         points = planned_points(plan, camera)

@@ -45,14 +45,14 @@ class PlannedPhotodiode(PhotodiodeModel):
         return time[position] + within - (images[position] - 1) / 2
 
     def differences(self) -> FloatArray:
-        """Return the covariance that signals give to the differences of images from the mean of their position, block by block."""
+        """Return the covariance from signals of the differences of images from the mean of their position, block by block."""
         blocks = [
             variance * (np.eye(count) - 1.0 / count) for count, variance in zip(self.images, self.scale_variance, strict=True)
         ]
         return np.asarray(linalg.block_diag(*blocks))
 
     def covariance(self, time: FloatArray, epoch: IntArray | None = None) -> FloatArray:
-        """Return the covariance of the scales that the readings of all images give to the positions, shape (n, n)."""
+        """Return the covariance of the scales of the positions from the readings of all images, shape (n, n)."""
         images = np.array(self.images)
         if not self.drifts and epoch is None:
             return np.diag(self.white**2 / images)

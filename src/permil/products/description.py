@@ -9,7 +9,7 @@ from typing import Any, Self
 
 
 class Description(str):
-    """Text for a person that carries the same as values for a program.
+    """Text for a person, with the same content as values for a program.
 
     Attributes
     ----------

@@ -69,7 +69,7 @@ class RunFolder:
         return self.root / "flat" / led / "joint.fits"
 
     def super_pixels(self, led: str, detector: str) -> Path:
-        """Return the path of the signals of one detector on super-pixels, which the joint solution is fitted to."""
+        """Return the path of the signals of one detector on super-pixels, to which the joint solution is fitted."""
         return self.root / "flat" / led / ".superpixels" / f"{detector}.fits"
 
     def pointing(self, led: str, detector: str, number: int) -> Path:

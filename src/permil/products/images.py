@@ -207,7 +207,7 @@ def _assembled(segments: Sequence[_Plane], primary: fits.Header, sensor: Sensor 
     detector = None if sensor is None else sensor.detector
     if detector is None:
         raise InputError(
-            "the segments are of no known sensor",
+            "the sensor of the segments is unknown",
             path=path,
             remedy="name it (--detector R22_S11) for a calibration, or assemble a raw file (permil assemble)",
             value=len(segments),

@@ -51,7 +51,7 @@ class MaskPlane(IntFlag):
 
 
 UNUSABLE = MaskPlane.BAD | MaskPlane.SAT | MaskPlane.NO_DATA
-"""Planes whose pixels carry no measurement."""
+"""Planes of pixels without a measurement."""
 
 NOT_GOOD = UNUSABLE | MaskPlane.EDGE | MaskPlane.MIDLINE | MaskPlane.SUSPECT
 """Planes excluded from medians, scales and quality metrics."""

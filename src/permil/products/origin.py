@@ -1,4 +1,4 @@
-"""Cards that say where a product comes from: run, dates, sensor, light, configuration, validity; the same for all products of a run.
+"""Provenance cards of a product: run, dates, sensor, light, configuration, validity; common to all products of a run.
 
 The program and its version are in the cards of `permil.products.provenance`.
 """

@@ -58,7 +58,7 @@ class DrawnDefect:
 
 
 def draw_defects(detector: Detector, settings: SimulateSensor, rng: np.random.Generator, *, edge: int) -> tuple[DrawnDefect, ...]:
-    """Draw the defects of a detector; fewer than asked for if there is no place left.
+    """Draw the defects of a detector; fewer than requested if there is no place left.
 
     Parameters
     ----------
@@ -277,7 +277,7 @@ def dust_shadows(detector: Detector, rng: np.random.Generator, *, spots: int, de
 
 
 def annealing_pattern(rng: np.random.Generator, *, amplitude: float, period: float) -> Pattern:
-    """Return the pattern that laser annealing of the back side leaves: a slanted brick pattern of scan lines and pulses."""
+    """Return the laser-annealing pattern of the back side: a slanted brick pattern of scan lines and pulses."""
     angle = rng.normal(np.pi / 4, 0.05)
     phase_along, phase_across = rng.uniform(0, 2 * np.pi, 2)
 

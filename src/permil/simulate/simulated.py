@@ -93,7 +93,7 @@ class SimulatedCampaign:
 
     @cached_property
     def _scales(self) -> dict[str, float]:
-        """Median response of all science detectors for each LED, which the flats are relative to."""
+        """Median response of all science detectors for each LED, the scale of the flats."""
         return {
             led: handover.median_of_histogram(
                 np.sum([handover.response_histogram(self.bench, detector.name, led) for detector in self.bench.science], axis=0)
@@ -214,7 +214,7 @@ def simulate_campaign(
     (500, 512)
     """
     if config is not None and options:
-        raise InputError(f"{next(iter(options))} is given beside a whole configuration", remedy="give one of the two")
+        raise InputError(f"{next(iter(options))} is given together with a complete configuration", remedy="give one of the two")
     config = config or make_section(SimulateConfig, options)
     campaign = SimulatedCampaign(bench_of(BenchRecipe(config)))
     return campaign if folder is None else campaign.write(folder, workers=workers)

@@ -84,7 +84,7 @@ def calibration_cards(calibration: SpotCalibration, *, decided: bool) -> dict[st
         "APERTURE": (calibration.aperture, "[pixel] radius of the flux aperture"),
         "FLUXUNIT": (calibration.flux_unit, "unit of flux"),
         "METHOD": (calibration.method, "joint fit, or means over exposures"),
-        "MODE": (calibration.mode, "exposures at one place, or dithered"),
+        "MODE": (calibration.mode, "exposures at one position, or dithered"),
         "NEXPOSUR": (len(calibration.exposures.names), "exposures"),
         "NMEAS": (int(calibration.residuals.used.sum()), "measurements used"),
         "CHI2": (calibration.chi_square, "of the fluxes over the errors of the catalogs"),
@@ -102,9 +102,9 @@ def _excess_cards(calibration: SpotCalibration) -> dict[str, Any]:
     return {
         "EXCESS": (scatter, "relative scatter of fluxes beyond their errors"),
         "EXCESSER": (scatter_error, "its error"),
-        "EXCESSUN": (own, "the part that the sensor does not explain"),
+        "EXCESSUN": (own, "part not explained by the sensor"),
         "EXCUNERR": (own_error, "its error"),
-        "NPAIRS": (calibration.excess.pairs, "neighbours that were compared for it"),
+        "NPAIRS": (calibration.excess.pairs, "neighbours compared for EXCESSUN"),
     }
 
 
@@ -253,7 +253,7 @@ def _repeatability_cards(repeatability: Repeatability | None) -> dict[str, Any]:
         "DRIFT": (repeatability.drift, "relative change of the lamp, first to last"),
         "DRIFTERR": (repeatability.drift_error, "its error"),
         "LAMPSCAT": (repeatability.lamp_scatter, "relative rms of the lamp around the drift"),
-        "DRIFTIN": ("date" if repeatability.in_time else "order", "the drift is linear in this"),
+        "DRIFTIN": ("date" if repeatability.in_time else "order", "regressor of the drift"),
     }
 
 
@@ -349,7 +349,7 @@ def grid_cards(grid: SpotGrid) -> dict[str, Any]:
         "RMSPOLY": (grid.distortion.rms, "[pixel] radial residual rms, polynomial"),
         "DEGREE": (grid.distortion.degree, "degree of the polynomial"),
         "NSPOTS": (int(grid.labelled.sum()), "sources that are spots of the grid"),
-        "NREJECT": (int((~grid.labelled).sum()), "sources that are not"),
+        "NREJECT": (int((~grid.labelled).sum()), "other sources"),
         "NSECOND": (grid.second, "of these, sources on a second, weaker grid"),
         "WINDOW": (grid.window, "whether it is certain which node is (0, 0)"),
         "WINDOWI": (grid.decided_i, "certain along i"),
@@ -361,7 +361,7 @@ def _source_cards(sources: SpotCatalog, table: SourceTable) -> dict[str, Any]:
     cards = catalog_cards(sources) | {"EXPOSURE": (sources.exposure[:60] or None, "exposure")}
     aperture = cards.pop("APERTURE")
     del cards["PIXFRAME"]
-    cards["CATKIND"] = (table.kind, "make of the catalog")
+    cards["CATKIND"] = (table.kind, "type of the catalog")
     # Column names of stack catalogs contain the radius.
     return cards if table.kind == "stack" else cards | {"APERTURE": aperture}
 

@@ -357,7 +357,7 @@ def _of_camera(catalog: SpotCatalog, in_name: str, options: SpotsConfig, camera:
     detector = camera.find(stated)
     if detector is None:
         raise InputError(
-            f"it is of detector {stated!r}, which camera {camera.name} does not have",
+            f"its detector {stated!r} is not in camera {camera.name}",
             remedy="check the card DETECTOR and the camera",
             value=stated,
         )

@@ -181,7 +181,7 @@ def means_of(values: FloatArray, group: IntArray) -> FloatArray:
 
 
 def call(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings with those marked that noise does not explain.
+    """Return the findings with the significant ones marked.
 
     A regressor is called if its p-value, adjusted for the number of regressors of its series, is at most `CALLED`, and if the smallest
     one of its series still is when the number of series of its kind is allowed for by the false-discovery rate (Benjamini and Hochberg

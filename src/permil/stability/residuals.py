@@ -10,7 +10,7 @@ from scipy import stats
 from permil.arrays import FloatArray, IntArray
 
 _LEAST_LIT = 0.25
-"""Part of the super-pixels of an amplifier that an exposure must light."""
+"""Minimum fraction of an amplifier's super-pixels that an exposure must light."""
 
 
 def amplifier_fluxes(residual: FloatArray, weight: FloatArray, amplifier: IntArray, count: int) -> tuple[FloatArray, FloatArray]:
@@ -122,10 +122,10 @@ TERMS = ("x", "y", "xx", "xy", "yy")
 UNIT_MM = 20.0
 """Distance from the middle of the beam at which each term is 1."""
 _CELL_MM = 4.0
-"""Side of the cells of the beam whose mean residual is free: the fitted beam has absorbed what both halves share."""
+"""Side of the cells of the beam with a free mean residual: the fitted beam has absorbed the part common to both halves."""
 _SWEEPS, _ENOUGH = 300, 1e-5
 _LEAST_SHARE = 1e-4
-"""Part of a term that must be left beside responses, scales and beam."""
+"""Fraction of a term that must remain after fitting responses, scales and beam."""
 
 
 @dataclass(frozen=True)

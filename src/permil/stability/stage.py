@@ -42,7 +42,7 @@ _INDEX_COLUMNS = (
     "obsid", "detector", "mjd", "purpose", "position_id", "photodiode", *LED_TEMPERATURES, "ccd_temp", "run", "serial", "filter",
 )  # fmt: skip
 _MOST_RESIDUALS = 100_000
-"""Residuals from which the shape of the beam is measured; of more, every n-th super-pixel is used."""
+"""Largest number of residuals for the shape of the beam; of more, every n-th super-pixel is used."""
 _NONE = "-"
 
 
@@ -228,7 +228,7 @@ def _mean_of(boards: FloatArray) -> FloatArray:
 
 
 def _with_solution(exposures: Table, solved: Table) -> Table:
-    """Add scales and chi-squares of a joint solution; exposures that it left out, or does not know, are not used."""
+    """Add scales and chi-squares of a joint solution; exposures that it left out or does not contain are not used."""
     place = {str(obsid).strip(): number for number, obsid in enumerate(solved["obsid"])}
     exposures["is_used"] = False
     for row, obsid in enumerate(exposures["obsid"]):
@@ -338,7 +338,7 @@ def _of_amplifiers(
 
 
 def _of_fluxes(group: SeriesGroup, exposures: Table, temperatures: Mapping[str, FloatArray]) -> Iterator[Finding]:
-    """Yield scatter from images, and trends from the means of the images of a position, which share what the beam model lacks there.
+    """Yield scatter from images, and trends from the means of the images of a position, which share the error of the beam model there.
 
     With too few positions, trends are those of images, and are not tested.
     """

@@ -1,4 +1,4 @@
-"""Drift, jump and dependence on a temperature of a series in time, one regressor at a time, with errors that hold correlated noise.
+"""Drift, jump and dependence on a temperature of a series in time, one regressor at a time, with errors that allow for correlated noise.
 
 Temperatures change with time, and a jump looks like a slope: with a few hours of data several regressors at once cannot be separated.
 Each is fitted alone, and `adjust_for_number` limits the chance that any of them is called by noise (Holm 1979, Scandinavian Journal
@@ -27,7 +27,7 @@ from scipy import linalg, stats
 from permil.arrays import FloatArray, IntArray
 
 WHITE_PROBABILITY = 0.85
-"""Probability of white noise alone, before the data, for estimates and their errors."""
+"""Prior probability of white noise alone, for estimates and their errors."""
 _SMALLEST, _COUNT = 0.5, 13
 """Smallest change of a walk over the error of the mean of the series, and number of hypotheses, each twice the one before."""
 
@@ -246,7 +246,7 @@ def fit_trends(time: FloatArray, series: FloatArray, regressors: FloatArray) -> 
 def _mixture(
     likelihood: FloatArray, slope: FloatArray, error: FloatArray, freedom: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return mean and standard deviation over all hypotheses, and the p-value over those that wander."""
+    """Return mean and standard deviation over all hypotheses, and the p-value over those with a random walk."""
     weights = posterior(likelihood, white=WHITE_PROBABILITY)
     mean = (weights * slope).sum(axis=0)
     variance = (weights * (error**2 * freedom / (freedom - 2) + (slope - mean) ** 2)).sum(axis=0)

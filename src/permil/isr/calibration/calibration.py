@@ -1,4 +1,4 @@
-"""The calibration of one detector as plain arrays, and in the form that the kernels take."""
+"""The calibration of one detector as plain arrays, and in the form of the kernels."""
 
 from __future__ import annotations
 

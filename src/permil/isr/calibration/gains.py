@@ -141,7 +141,7 @@ def gains_from_eotest(table: Table, detector: Detector, *, column: str = "PTC_GA
             raise CalibrationError(
                 f"the eotest table holds no finite number in column {column}, row {row + 1}",
                 path=path,
-                remedy="take the gains of another column (isr.gain_column) or file",
+                remedy="use the gains of another column (isr.gain_column) or file",
                 row=row + 1,
                 detector=detector.name,
             )
@@ -180,7 +180,7 @@ def temperature_factor(temperature: float, *, coefficient: float, reference: flo
     factor = 1.0 + coefficient * (temperature - reference)
     if not np.isfinite(factor) or factor <= 0:
         raise CalibrationError(
-            f"board temperature {temperature} gives the gain a factor of {factor}",
+            f"board temperature {temperature} changes the gain by a factor of {factor}",
             remedy="check isr.temperature_card and isr.temperature_coefficient, or set the coefficient to 0",
             value=temperature,
         )
@@ -275,7 +275,7 @@ def read_gains(config: IsrConfig, detector: Detector, *, camera: Camera | None =
     named = eotest_detector(path)
     if named != detector.name:
         raise CalibrationError(
-            f"the eotest results are those of {named}, there is no gain for detector {detector.name}",
+            f"the eotest results are for {named}, not for detector {detector.name}",
             path=path,
             remedy="give the folder that holds the results of all detectors",
             detector=detector.name,

@@ -43,7 +43,7 @@ class LinearityCurve:
 
     @classmethod
     def identity(cls) -> LinearityCurve:
-        """Return the curve that changes nothing."""
+        """Return the identity curve."""
         return cls.quadratic(0.0)
 
     @classmethod
@@ -68,7 +68,7 @@ class LinearityCurve:
             measured, corrected = np.concatenate([[0.0], measured]), np.concatenate([[0.0], corrected])
         if measured.size < 2 or not (np.all(np.diff(measured) > 0) and np.all(np.diff(corrected) > 0)):
             raise CalibrationError(
-                "the knots of a linearity curve do not rise",
+                "the knots of a linearity curve do not increase",
                 remedy="give at least one knot above 0, each larger than the one before in adu and corrected_adu",
                 value=(measured.tolist(), corrected.tolist()),
             )
@@ -185,7 +185,7 @@ def _curve(rows: list[list[float]], detector: Detector, amplifier: str, path: Pa
     change = float(curve(largest)) / largest - 1.0 if largest > 0 else 0.0
     if abs(change) >= _LARGEST_CHANGE:
         raise CalibrationError(
-            f"the linearity of {detector.name} {amplifier} turns {largest:.0f} adu into {largest * (1.0 + change):.0f}",
+            f"the linearity of {detector.name} {amplifier} maps {largest:.0f} adu to {largest * (1.0 + change):.0f}",
             path=path,
             remedy="give a1 in 1/adu, or adu and corrected_adu in one unit; other units must be declared",
             value=change,

@@ -126,7 +126,7 @@ def sensor_mixture(
     """
     if min(fractions) < 0 or sum(fractions) <= 0:
         raise ConfigError(
-            f"the fractions {fractions} are not shares of a flat",
+            f"the fractions {fractions} are not valid",
             remedy="give no negative and at least one positive one",
             value=fractions,
         )

@@ -204,9 +204,7 @@ def test_a_coefficient_in_another_unit_is_refused(detector, a1):
     """A negative one bends signals below saturation downwards."""
     values = np.full(16, 1e-7)
     values[3] = a1
-    with pytest.raises(
-        CalibrationError, match=r"l\.ecsv: the linearity of R22_S11 C13 maps \d+ adu to -?\d+; give a1 in 1/adu"
-    ):
+    with pytest.raises(CalibrationError, match=r"l\.ecsv: the linearity of R22_S11 C13 maps \d+ adu to -?\d+; give a1 in 1/adu"):
         linearity_from_table(amplifiers(detector, a1=values), detector, path="l.ecsv")
 
 

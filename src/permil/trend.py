@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sql
-from scipy import stats
+from scipy import special
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from permil.arrays import FloatArray
@@ -344,19 +344,21 @@ def _pulls(entries: Sequence[Result]) -> list[DeviatingResult]:
     """Return each result of a series against the median of the others, with its pull."""
     values, errors = np.array([entry.value for entry in entries]), np.array([entry.error for entry in entries])
     known = np.isfinite(errors) & (errors > 0)
+    # Row by row, the values and errors of all results but one.
+    is_other = ~np.eye(len(entries), dtype=bool)
+    others, rest = (np.broadcast_to(each, is_other.shape)[is_other].reshape(len(entries), -1) for each in (values, errors))
+    middles = np.median(others, axis=1)
+    scatters = _TO_SIGMA * np.median(np.abs(others - middles[:, None]), axis=1)
+    typicals = np.sqrt(np.median(rest**2, axis=1)) if known.all() else scatters
+    number = others.shape[1]
     found = []
-    for place, entry in enumerate(entries):
-        others = np.delete(values, place)
-        middle = float(np.median(others))
-        scatter = _TO_SIGMA * float(np.median(np.abs(others - middle)))
-        rest = np.delete(errors, place)
-        own = errors[place] if known.all() else scatter
-        typical = math.sqrt(float(np.median(rest**2))) if known.all() else scatter
-        error = math.sqrt(_MEDIAN_VARIANCE / others.size) * typical
+    for entry, middle, scatter, typical in zip(entries, middles.tolist(), scatters.tolist(), typicals.tolist(), strict=True):
+        own = entry.error if known.all() else scatter
+        error = math.sqrt(_MEDIAN_VARIANCE / number) * typical
         total = math.hypot(own, error)
         if total > 0:
             pull = (entry.value - middle) / total
-            degrees = math.inf if known.all() else max(_EFFICIENCY * (others.size - 1), 1.0)
+            degrees = math.inf if known.all() else max(_EFFICIENCY * (number - 1), 1.0)
             found.append(DeviatingResult(entry, middle, error, pull, _chance(pull, degrees)))
     return found
 
@@ -381,4 +383,4 @@ def _with_scatter(entries: Sequence[DeviatingResult]) -> list[DeviatingResult]:
 
 
 def _chance(pull: float, degrees: float) -> float:
-    return float(2 * (stats.norm.sf(abs(pull)) if math.isinf(degrees) else stats.t.sf(abs(pull), degrees)))
+    return float(2 * (special.ndtr(-abs(pull)) if math.isinf(degrees) else special.stdtr(degrees, -abs(pull))))

@@ -408,10 +408,13 @@ class MappedSensors(SensorTruth):
     def __init__(self, config: SimulateConfig, camera: Camera, spots: SimulateSpotsConfig) -> None:
         super().__init__(config, camera)
         self._spots = spots
+        self._made: tuple[str, Float32Array] | None = None
 
     def response(self, detector: Detector, led: str) -> Float32Array:  # noqa: ARG002 - the maps are those of the band
         """Return the flat of a detector, shape (ny, nx)."""
-        return sensor_maps(self._spots, detector).flat().astype(np.float32)
+        if self._made is None or self._made[0] != detector.name:
+            self._made = detector.name, sensor_maps(self._spots, detector).flat().astype(np.float32)
+        return self._made[1].copy()
 
 
 @dataclass(frozen=True)

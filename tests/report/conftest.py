@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from synthetic_joint import SolvedCampaign, solved_campaign
 from synthetic_run import SyntheticRun, make_pages, write_run
 
 from permil.camera import Camera
 from permil.config import Config
 from permil.products import RunFolder
 
+FillOnce = Callable[[str, Callable[[Path], object]], Path]
+
 
 @pytest.fixture(scope="session")
-def written_run(fill_once: Callable[[str, Callable[[Path], object]], Path], bin8: Camera) -> SyntheticRun:
+def written_run(fill_once: FillOnce, bin8: Camera) -> SyntheticRun:
     """Return a run's folder with its pages; tests must not change it."""
     leds, detectors = ("red", "nm960"), ("R22_S00", "R22_S01", "R01_S00")
 
@@ -34,3 +38,14 @@ def run(written_run: SyntheticRun, tmp_path: Path) -> SyntheticRun:
     shutil.copytree(written_run.folder.root, root)
     config = written_run.config.model_copy(update={"output": root})
     return SyntheticRun(RunFolder(root), config, written_run.leds, written_run.detectors)
+
+
+@pytest.fixture(scope="session")
+def solved(fill_once: FillOnce, bin8: Camera) -> SolvedCampaign:
+    """Return a solved campaign; tests must not change it."""
+
+    def fill(folder: Path) -> None:
+        (folder / "run").mkdir()
+        (folder / "campaign").write_bytes(pickle.dumps(solved_campaign(folder / "run", bin8)))
+
+    return pickle.loads((fill_once("solved", fill) / "campaign").read_bytes())  # noqa: S301

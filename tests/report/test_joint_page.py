@@ -19,7 +19,6 @@ from synthetic_joint import (
     PHOTODIODE_NOISE,
     ROTATION,
     SolvedCampaign,
-    solved_campaign,
 )
 from synthetic_run import SyntheticRun, make_pages
 
@@ -47,14 +46,6 @@ from permil.report.kit.results import MISSING, two_digits
 
 WAVE_MM = 24.0
 WAVE = 1e-3
-
-
-@pytest.fixture(scope="module")
-def solved(tmp_path_factory: pytest.TempPathFactory, bin8: Camera) -> SolvedCampaign:
-    """Return a solved campaign; tests must not change it."""
-    root = tmp_path_factory.mktemp("solved") / "run"
-    root.mkdir()
-    return solved_campaign(root, bin8)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from synthetic_joint import DETECTORS, PHOTODIODE_NOISE, SolvedCampaign, solved_campaign
+from synthetic_joint import DETECTORS, PHOTODIODE_NOISE, SolvedCampaign
 
 from permil.camera import Camera
 from permil.config.model import ReportConfig
@@ -75,11 +75,10 @@ def with_electronics(signals: SuperPixelSignals, camera: Camera, hours: dict[str
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory, bin8: Camera) -> SolvedCampaign:
+def measured(tmp_path_factory: pytest.TempPathFactory, solved: SolvedCampaign, bin8: Camera) -> SolvedCampaign:
     """Return a solved campaign with its tables of stability; tests must not change it."""
-    root = tmp_path_factory.mktemp("stable") / "run"
-    root.mkdir()
-    campaign = solved_campaign(root, bin8)
+    root = shutil.copytree(solved.folder.root, tmp_path_factory.mktemp("stable") / "run")
+    campaign = replace(solved, folder=RunFolder(root), config=solved.config.model_copy(update={"output": root}))
     index = read_table(campaign.folder.exposures)
     hours = {str(row["obsid"]): 24.0 * (row["mjd"] - index["mjd"].min()) for row in index}
     for name in DETECTORS:

@@ -49,6 +49,8 @@ def campaign(fill_once: FillOnce) -> Path:
 
 
 TINY = {"scan_size": 6, "images": 2, "biases": 3, "readout": "target"}
+SCANNED, POINTED = 6**2, 5 * 2
+"""Exposures of the scan and of the pointings of a tiny campaign."""
 
 
 @pytest.fixture(scope="session")
@@ -102,9 +104,9 @@ def copied(reduced: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def spoiled(campaign: Path, tmp_path: Path) -> Path:
-    """Return a copy of the campaign (hard links) that a test may spoil; joint solutions are coarse, the report has one page."""
-    copy = shutil.copytree(campaign, tmp_path / "campaign", copy_function=os.link)
+def spoiled(one_ccd: Path, tmp_path: Path) -> Path:
+    """Return a copy (hard links) of few raw files that a test may spoil; joint solutions are coarse, the report has one page."""
+    copy = shutil.copytree(one_ccd, tmp_path / "campaign", copy_function=os.link)
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config["flat"] = {"super_pixel_mm": 2.56, "joint": {"spacing_mm": 6.0, "checks": False, "modes": 4}}
     config["report"] = {"detector_pages": False}

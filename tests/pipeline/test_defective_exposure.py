@@ -22,7 +22,8 @@ from permil.products import RunFolder, read_image, read_table
 from permil.simulate.stage import simulate_bench
 from permil.truth import compare_with_truth, summarise
 
-from .conftest import DETECTOR, edit_header, raw_files, replace_bytes, small_campaign
+from .conftest import DETECTOR, SCANNED, edit_header, raw_files, replace_bytes, small_campaign
+from .test_engine_run import QUICK
 
 STAGES_TO_FLAT = ("index", "isr", "beam", "flat")
 POINTING = "6841D/BOT_acq/v0/*/ccob_red_*"
@@ -126,9 +127,9 @@ def test_one_defective_exposure_among_two_hundred(tmp_path: Path, bin8: Camera) 
     check_defects(campaign, clean, tmp_path, bin8, ["shutter", "half light", "wrong LED", "moved stage"])
 
 
-def test_damage_that_only_the_last_pass_meets_leaves_the_exposure_out(campaign: Path, tmp_path: Path, bin8: Camera) -> None:
+def test_damage_that_only_the_last_pass_meets_leaves_the_exposure_out(one_ccd: Path, tmp_path: Path, bin8: Camera) -> None:
     copy = tmp_path / "campaign"
-    shutil.copytree(campaign, copy, copy_function=os.link)
+    shutil.copytree(one_ccd, copy, copy_function=os.link)
     spoiled = raw_files(copy, "6840D/BOT_acq/v0/*/*")[20]
     compress(spoiled)
     with RawFile(spoiled, bin8, checksums="off") as raw_file:
@@ -140,13 +141,19 @@ def test_damage_that_only_the_last_pass_meets_leaves_the_exposure_out(campaign: 
     content[start:stop] = b"\xff" * (stop - start)
     replace_bytes(spoiled, bytes(content))
     # Checksums would tell at once.
-    options = ["pipeline.workers=1", "flat.joint.signal_pixels=16", "flat.keep_pointings=false", "exposures.checksums=off"]
+    options = [
+        *QUICK,
+        "pipeline.workers=1",
+        "flat.joint.signal_pixels=16",
+        "flat.keep_pointings=false",
+        "exposures.checksums=off",
+    ]
     run_pipeline(load_config(copy / "config.yaml", options), stages=STAGES_TO_FLAT)
     flat = RunFolder(copy).flat("red", DETECTOR)
     notes = Table.read(flat, "LEFT_OUT")
     assert [Path(path).name for path in notes["path"]] == [spoiled.name]
     assert re.fullmatch(r"rows \d+ to \d+ of segment Segment14 cannot be decompressed", notes["reason"][0])
-    assert fits.getheader(flat)["NSCAN"] == 63
+    assert fits.getheader(flat)["NSCAN"] == SCANNED - 1
     # Nothing of the rows before the damaged one is left in the sums.
     comparison = compare_with_truth(RunFolder(copy), bin8, super_pixel_mm=0.64)
     (summary,) = summarise(comparison)

@@ -15,10 +15,12 @@ from astropy.table import Table
 from permil.camera import Camera
 from permil.config import load_config
 from permil.config.simulate import SimulateSpotsConfig
+from permil.context import Run
 from permil.demo import StarCampaign, pull_table, reduce_stars
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, read_table, stored_fingerprint
 from permil.progress import console
+from permil.tasks import declared_tasks
 from permil.truth import compare_with_truth, summarise
 
 from .conftest import DETECTOR
@@ -137,26 +139,36 @@ def test_a_flat_that_was_deleted_comes_back(copied: Path) -> None:
 
 
 def test_changed_option_redoes_what_depends_on_it(campaign: Path, copied: Path) -> None:
-    folder = copied
-    names = ("superbias", "beam", "flat", "mosaic")
+    run = RunFolder(copied)
+    products = {
+        "superbias": run.superbias(DETECTOR),
+        "beam": run.beam("red"),
+        "flat": run.flat("red", DETECTOR),
+        "composite": run.focal_plane("red"),
+    }
 
     def prints() -> dict[str, str | None]:
-        run = RunFolder(folder)
-        paths = (run.superbias(DETECTOR), run.beam("red"), run.flat("red", DETECTOR), run.focal_plane("red"))
-        return {name: stored_fingerprint(path) for name, path in zip(names, paths, strict=True)}
+        return {name: stored_fingerprint(path) for name, path in products.items()}
+
+    def outdated(*overrides: str) -> list[str]:
+        tasks = declared_tasks(Run.from_config(_config(copied, *overrides)))
+        return [task.key[0] for task in tasks if task.outputs and not task.is_current]
 
     first = prints()
-    run_pipeline(_config(folder, "flat.mosaic_mm=1.28"), stages=TO_FLAT)
+    assert outdated() == []
+    mosaic = "flat.mosaic_mm=1.28"
+    assert outdated(mosaic) == ["composite"]
+    done = {report.stage: report.done for report in run_pipeline(_config(copied, mosaic), stages=TO_FLAT)}
+    assert [done[name] for name in ("isr", "beam", "flat")] == [0, 0, 1]
     second = prints()
-    assert [name for name in names if first[name] != second[name]] == ["mosaic"]
-    run_pipeline(_config(folder, "flat.mosaic_mm=1.28", "flat.remove_amplifier_steps=true"), stages=TO_FLAT)
-    third = prints()
-    assert [name for name in names if second[name] != third[name]] == ["flat", "mosaic"]
+    assert [name for name in products if first[name] != second[name]] == ["composite"]
+    assert outdated(mosaic) == []
+    assert outdated(mosaic, "flat.remove_amplifier_steps=true") == ["flat", "composite"]
     gains = Table.read(campaign / "gains.ecsv", format="ascii.ecsv")
     gains["gain"] *= 1.01
-    gains.write(folder / "new_gains.ecsv", format="ascii.ecsv")
-    run_pipeline(_config(folder, "flat.mosaic_mm=1.28", "isr.gains=new_gains.ecsv"), stages=TO_FLAT)
-    assert [name for name in names if third[name] != prints()[name]] == ["beam", "flat", "mosaic"]
+    gains.write(copied / "new_gains.ecsv", format="ascii.ecsv")
+    remade = ["nodes", "beam", "signals", "solution", "flat", "composite", "stability", "defects"]
+    assert outdated(mosaic, "isr.gains=new_gains.ecsv") == remade
 
 
 def test_interrupted_nodes_are_not_measured_again(reduced: Path, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

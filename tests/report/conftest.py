@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,10 +33,7 @@ def written_run(fill_once: FillOnce, bin8: Camera) -> SyntheticRun:
 @pytest.fixture
 def run(written_run: SyntheticRun, tmp_path: Path) -> SyntheticRun:
     """Return a copy of the run's folder, pages included, that a test may change."""
-    root = tmp_path / "run"
-    shutil.copytree(written_run.folder.root, root)
-    config = written_run.config.model_copy(update={"output": root})
-    return SyntheticRun(RunFolder(root), config, written_run.leds, written_run.detectors)
+    return written_run.copy(tmp_path / "run")
 
 
 @pytest.fixture(scope="session")

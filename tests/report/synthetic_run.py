@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,11 @@ class SyntheticRun:
     config: Config
     leds: tuple[str, ...]
     detectors: tuple[str, ...]
+
+    def copy(self, root: Path) -> SyntheticRun:
+        """Copy the folder, pages included, and return the run in it."""
+        shutil.copytree(self.folder.root, root)
+        return replace(self, folder=RunFolder(root), config=self.config.model_copy(update={"output": root}))
 
 
 def make_pages(config: Config, camera: Camera, folder: RunFolder) -> Path:

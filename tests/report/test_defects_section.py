@@ -11,6 +11,7 @@ from permil.defects import DefectBox, DefectKind, defect_table
 from permil.products import read_table, write_table
 from permil.report.defects import FAMILIES
 from permil.report.kit.results import MISSING, with_minus
+from pictures import without_pictures
 
 LEDS = ("red", "nm960")
 
@@ -37,13 +38,16 @@ def boxes() -> list[DefectBox]:
     ]
 
 
-@pytest.fixture
-def index(run: SyntheticRun, bin8: Camera, no_pictures: None) -> Page:
-    name = run.detectors[0]
+@pytest.fixture(scope="module")
+def run(written_run: SyntheticRun, tmp_path_factory: pytest.TempPathFactory, bin8: Camera) -> SyntheticRun:
+    """Return a copy of the run with tables of defects and the pages that show them; tests must not change it."""
+    run = written_run.copy(tmp_path_factory.mktemp("defects") / "run")
     cards = {"leds": list(LEDS), "exposures_searched": {"red": 24, "nm960": 24}, "fingerprint": "dd"}
-    write_table(run.folder.defects(name), defect_table(boxes(), cards=cards))
+    write_table(run.folder.defects(run.detectors[0]), defect_table(boxes(), cards=cards))
     write_table(run.folder.defects(run.detectors[1]), defect_table([], cards={"leds": ["red"], "fingerprint": "ee"}))
-    return Page(make_pages(run.config, bin8, run.folder))
+    with without_pictures():
+        make_pages(run.config, bin8, run.folder)
+    return run
 
 
 def page(run: SyntheticRun, detector: str) -> Page:
@@ -55,7 +59,8 @@ def test_a_run_without_defects_searched_has_no_section(written_run: SyntheticRun
     assert "Defects of the sensor" not in page(written_run, written_run.detectors[0]).body
 
 
-def test_counts_on_the_index_page(run: SyntheticRun, index: Page) -> None:
+def test_counts_on_the_index_page(run: SyntheticRun) -> None:
+    index = Page(run.folder.report)
     name, clean, _ = run.detectors
     assert "#defects" in index.links
     heading, *rows = index.tables["defects-table"]
@@ -73,7 +78,6 @@ def test_counts_on_the_index_page(run: SyntheticRun, index: Page) -> None:
     assert found["defective_pixels", clean] == 0
 
 
-@pytest.mark.usefixtures("index")
 def test_page_of_a_detector(run: SyntheticRun) -> None:
     shown = page(run, run.detectors[0])
     assert "7 defects cover 212 pixels" in shown.body
@@ -95,7 +99,6 @@ def test_page_of_a_detector(run: SyntheticRun) -> None:
     assert "All 7 defects (" in shown.body
 
 
-@pytest.mark.usefixtures("index")
 def test_page_of_a_detector_without_defects(run: SyntheticRun) -> None:
     shown = page(run, run.detectors[1])
     assert "0 defects cover 0 pixels (0 ‰)" in shown.body

@@ -57,12 +57,16 @@ def write_efficiency_product(folder: RunFolder, *, leave_out: str = "", use: str
     write_choice(folder.root, DETECTOR, BAND, use=use)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    root = tmp_path / "run"
+def comparison_in(root: Path) -> RunFolder:
+    """Write the products of a comparison into a run's folder, and return it."""
     write_comparison(root, DETECTOR, BAND)
     write_tables(root, ((DETECTOR, BAND),))
     return RunFolder(root)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return comparison_in(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +74,17 @@ def cutout() -> Camera:
     return load_camera("spots-cutout")
 
 
-def test_page_says_which_flat_to_use(folder: RunFolder, cutout: Camera) -> None:
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory, cutout: Camera) -> RunFolder:
+    """Return a run with an efficiency flat, and its pages; tests must not change it."""
+    folder = comparison_in(tmp_path_factory.mktemp("efficiency") / "run")
     write_efficiency_product(folder)
-    index = make_pages(Config(camera="spots-cutout", output=folder.root), cutout, folder)
+    make_pages(Config(camera="spots-cutout", output=folder.root), cutout, folder)
+    return folder
+
+
+def test_page_says_which_flat_to_use(chosen: RunFolder) -> None:
+    folder = chosen
     page = (folder.report.parent / "compare" / f"{DETECTOR}_{BAND}.html").read_text(encoding="utf-8")
     assert page.count(SHOWN) == 2
     assert PLAIN_EFFECT not in page
@@ -81,7 +93,7 @@ def test_page_says_which_flat_to_use(folder: RunFolder, cutout: Camera) -> None:
     assert "12.5 %" in page
     assert "0.012 pixels per axis" in page
     assert Page(folder.report.parent / "compare" / f"{DETECTOR}_{BAND}.html").body
-    start = index.read_text(encoding="utf-8")
+    start = folder.report.read_text(encoding="utf-8")
     assert "Which flat to use" in start
     assert start.count(SHOWN) == 1
     assert PLAIN_EFFECT not in start
@@ -94,10 +106,8 @@ def test_page_says_which_flat_to_use(folder: RunFolder, cutout: Camera) -> None:
     ]  # fmt: skip
 
 
-def test_summary_and_facts_have_the_choice(folder: RunFolder, cutout: Camera) -> None:
-    write_efficiency_product(folder)
-    make_pages(Config(camera="spots-cutout", output=folder.root), cutout, folder)
-    summary = {str(row["metric"]): row for row in read_table(folder.summary) if row["detector"] == DETECTOR}
+def test_summary_and_facts_have_the_choice(chosen: RunFolder, folder: RunFolder) -> None:
+    summary = {str(row["metric"]): row for row in read_table(chosen.summary) if row["detector"] == DETECTOR}
     expected = {
         "left_out_scatter_undivided": (2.5e-3, 2e-5), "left_out_scatter_plain_flat": (2.2e-3, 2e-5),
         "left_out_scatter_efficiency_flat": (1.7e-3, 2e-5), "left_out_scatter_best_filter": (1.6e-3, 5e-5),

@@ -19,6 +19,7 @@ from permil.errors import InputError
 from permil.products import RunFolder, write_table
 from permil.products.folder import CompareFolder
 from permil.report.kit.results import MISSING
+from pictures import without_pictures
 
 E2V, ITL = "R22_S11", "R02_S02"
 ORIGINS = {
@@ -71,7 +72,8 @@ def page(results: list, cutout: Camera) -> Page:
     write_choice(root, E2V, "red")
     write_choice(root.parent / "second", ITL, "red", use="undecided")
     folder = RunFolder(root)
-    make_pages(Config(camera="spots-cutout", output=root), cutout, folder)
+    with without_pictures():
+        make_pages(Config(camera="spots-cutout", output=root), cutout, folder)
     return Page(root / "report" / "compare" / "index.html")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -114,15 +114,19 @@ def write_raw() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def stored(make_raw: Callable[..., Segments], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Path]]:
-    """Return a function that writes exposures of a detector when they are first asked for. They are shared: do not change the files."""
-    folders: dict[tuple[str, int, float, str], list[Path]] = {}
+    """Return a function that writes the first of five exposures of a detector when they are asked for.
+
+    The files are shared: do not change them.
+    """
+    sets: dict[tuple[str, float, str], tuple[Path, Iterator[Segments], list[Path]]] = {}
 
     def files(detector: Detector, number: int = 5, *, hits: float = 1e-3, coding: str = "rice") -> list[Path]:
-        key = (detector.name, number, hits, coding)
-        if key not in folders:
-            folder = tmp_path_factory.mktemp("stored")
-            frames = exposures(detector, make_raw, number=number, hits=hits)
-            folders[key] = [write(folder / f"{i}.fits", detector, each, coding=coding) for i, each in enumerate(frames)]
-        return list(folders[key])
+        key = (detector.name, hits, coding)
+        if key not in sets:
+            sets[key] = tmp_path_factory.mktemp("stored"), exposures(detector, make_raw, hits=hits), []
+        folder, frames, paths = sets[key]
+        while len(paths) < number:
+            paths.append(write(folder / f"{len(paths)}.fits", detector, next(frames), coding=coding))
+        return paths[:number]
 
     return files

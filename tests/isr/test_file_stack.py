@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import shutil
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,14 +26,24 @@ from permil.products import MaskPlane
 SAME_BITS = ("image", "variance", "mask", "kept", "rejected", "light", "noise_variance", "chi_square")
 
 
+def streamed_stack(files, calibration, *, threads=1, poisson=True, threshold=5.0):
+    """Return the stack of open files, and the light of each."""
+    probed = [probe_file(file, calibration, temperature=None) for file in files]
+    light = [file.median for file in probed]
+    with allow_threads(threads):
+        return stack_files(probed, calibration, light=light, threshold=threshold, poisson=poisson), light
+
+
+@contextmanager
+def open_files(paths, camera):
+    with ExitStack() as opened:
+        yield [opened.enter_context(RawFile(path, camera)) for path in paths]
+
+
 def both_ways(paths, camera, calibration, *, threads=1, poisson=True, threshold=5.0):
     """Return the stack of files and that of the exposures reduced one by one, at the same light."""
-    with ExitStack() as opened:
-        files = [opened.enter_context(RawFile(path, camera)) for path in paths]
-        probed = [probe_file(file, calibration, temperature=None) for file in files]
-        light = [file.median for file in probed]
-        with allow_threads(threads):
-            streamed = stack_files(probed, calibration, light=light, threshold=threshold, poisson=poisson)
+    with open_files(paths, camera) as files:
+        streamed, light = streamed_stack(files, calibration, threads=threads, poisson=poisson, threshold=threshold)
         reduced = [reduce_raw_file(file, calibration)[0] for file in files]
     return streamed, stack_frames(reduced, light, threshold=threshold, poisson=poisson), reduced, light
 
@@ -102,19 +114,19 @@ def test_a_stack_is_that_of_reduced_exposures(detector, bin8, calibration, store
 def test_every_kind_of_sensor(name, bin8, calibration, stored):
     sensor = bin8[name]
     own = of_sensor(calibration, sensor)
-    paths = stored(sensor, 4)
+    paths = stored(sensor, 3)
     assert_same(*both_ways(paths, bin8, full_calibration(own, np.random.default_rng(2)))[:2])
 
 
 @pytest.mark.parametrize("coding", ["plain", "gzip", "gzip tiles", "squares"])
 def test_every_coding(detector, bin8, calibration, stored, coding):
-    paths = stored(detector, coding=coding)
+    paths = stored(detector, 3, coding=coding)
     assert_same(*both_ways(paths, bin8, calibration)[:2])
 
 
 @pytest.mark.parametrize("coding", ["rice", "plain"])
 def test_unsigned_16_bits(detector, bin8, calibration, make_raw, tmp_path, coding):
-    frames = [{name: np.clip(raw, 0, 65535) for name, raw in each.items()} for each in exposures(detector, make_raw)]
+    frames = [{name: np.clip(raw, 0, 65535) for name, raw in each.items()} for each in exposures(detector, make_raw, number=3)]
     paths = [write(tmp_path / f"{i}.fits", detector, each, coding=coding, kind=np.uint16) for i, each in enumerate(frames)]
     assert_same(*both_ways(paths, bin8, replace(calibration, saturation_adu=65535.0))[:2])
 
@@ -200,10 +212,10 @@ def test_the_noise_of_a_sample_of_rows_is_that_of_all(detector, bin8, calibratio
 
 @pytest.fixture(scope="module")
 def dark_files(detector, make_raw, tmp_path_factory):
-    """Return files of six exposures without light."""
+    """Return files of four exposures without light."""
     rng, folder = np.random.default_rng(8), tmp_path_factory.mktemp("dark")
-    frames = (make_raw(detector, np.full(detector.shape, 50.0), rng) for _ in range(6))
-    return [write(folder / f"{i}.fits", detector, each) for i, each in enumerate(frames)]
+    frames = (make_raw(detector, np.full(detector.shape, 50.0), rng) for _ in range(4))
+    return [write(folder / f"{i}.fits", detector, each, coding="plain") for i, each in enumerate(frames)]
 
 
 @pytest.mark.parametrize("part", [0.0, 1.0, 3.0])
@@ -215,7 +227,8 @@ def test_what_a_sample_of_rows_says_of_the_noise_changes_nothing(
     rng = np.random.default_rng(8)
     paths = stored(detector) if poisson else dark_files
     full = full_calibration(calibration, rng, crosstalk=crosstalk(rng))
-    usual = both_ways(paths, bin8, full, poisson=poisson)[0]
+    with open_files(paths, bin8) as files:
+        usual, _ = streamed_stack(files, full, poisson=poisson)
     calls = []
     monkeypatch.setattr("permil.isr.streamed_stack._SURE_PART", part)
     monkeypatch.setattr("permil.isr.streamed_stack.kernels.add_rows", lambda *arguments: calls.append(1) or add_rows(*arguments))
@@ -273,7 +286,8 @@ def test_threads_do_not_change_a_bit(detector, bin8, calibration, stored):
     rng = np.random.default_rng(10)
     paths = stored(detector)
     full = full_calibration(calibration, rng, crosstalk=crosstalk(rng), overscan=OverscanOptions("row_mean"))
-    first, second = (both_ways(paths, bin8, full, threads=threads)[0] for threads in (1, 3))
+    with open_files(paths, bin8) as files:
+        first, second = (streamed_stack(files, full, threads=threads)[0] for threads in (1, 3))
     assert_same_bits(first, second)
 
 
@@ -284,7 +298,7 @@ def saturated_files(detector, make_raw, tmp_path_factory):
     amplifier = detector.amplifier("C12")
     for row, column in ((0, 0), (amplifier.ny - 1, amplifier.nx - 1), (50, 0), (60, amplifier.nx - 1), (amplifier.ny - 1, 20)):
         frames[1]["C12"][row, amplifier.prescan + column] = 200_000
-    return [write(folder / f"{i}.fits", detector, each) for i, each in enumerate(frames)]
+    return [write(folder / f"{i}.fits", detector, each, coding="plain") for i, each in enumerate(frames)]
 
 
 @pytest.mark.parametrize("grow", [0, 1, 3])
@@ -311,24 +325,22 @@ def test_a_dead_channel_has_no_data(detector, bin8, calibration, make_raw, tmp_p
     assert (streamed.stack.kept[part] + streamed.stack.rejected[part] <= 2).all()
 
 
-def test_bias_frames(detector, bin8, calibration, make_raw, tmp_path):
-    rng = np.random.default_rng(6)
-    frames = [make_raw(detector, np.full(detector.shape, 50.0), rng) for _ in range(4)]
-    paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(frames)]
-    assert_same(*both_ways(paths, bin8, calibration, poisson=False)[:2])
+def test_bias_frames(bin8, calibration, dark_files):
+    assert_same(*both_ways(dark_files, bin8, calibration, poisson=False)[:2])
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("with_crosstalk", [False, True])
 def test_a_damaged_row_is_an_error_that_names_the_file(
-    detector, bin8, calibration, make_raw, tmp_path, monkeypatch, with_crosstalk, threads
+    detector, bin8, calibration, stored, tmp_path, monkeypatch, with_crosstalk, threads
 ):
     if with_crosstalk:
         rng = np.random.default_rng(11)
         calibration = full_calibration(calibration, rng, crosstalk=crosstalk(rng))
     # The damaged row is not in the sample of rows that the light is taken from.
     monkeypatch.setattr("permil.isr.streamed_stack.light_steps", lambda _: (32, 2))
-    paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(exposures(detector, make_raw, number=3))]
+    paths = stored(detector, 3)
+    paths[1] = Path(shutil.copy(paths[1], tmp_path / "damaged.fits"))
     with fits.open(paths[1], disable_image_compression=True) as hdus:
         table = hdus[5].fileinfo()["datLoc"]
         heap = table + hdus[5].header["NAXIS1"] * hdus[5].header["NAXIS2"]

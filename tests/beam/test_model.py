@@ -52,7 +52,7 @@ def test_smooth_beam_is_better_than_its_nodes(smooth_model: BeamModel) -> None:
 
 
 def test_dense_scan_of_smooth_beam_averages_the_noise() -> None:
-    deviation, error = residual(BeamModel.from_nodes(scan(plateau, 24, 2)), plateau, 39.0, radius=30.0)
+    deviation, error = residual(BeamModel.from_nodes(scan(plateau, 21, 2)), plateau, 39.0, radius=30.0)
     assert rms(deviation) < 0.4 * NODE_NOISE
     assert rms(deviation / error) < 1.3
 
@@ -239,7 +239,7 @@ def test_bunches_share_one_beam_and_exposures_their_scale() -> None:
     places = np.array([[-10.0, -8.0], [-10.0, 8.0], [10.0, -8.0], [10.0, 8.0], [0.0, 0.0]])
     gains = np.array([1.0, 1.03, 0.97, 1.3, 0.8])
     beam = structured_beam(11)
-    nodes = scan_of_bunches(beam, 10, places, gains, 11, noise=1e-4, exposure_noise=1e-3)
+    nodes = scan_of_bunches(beam, 8, places, gains, 11, noise=1e-4, exposure_noise=1e-3)
     model = BeamModel.from_nodes(nodes)
     fitted = np.array([model.gains[label] for label in sorted(model.gains)])
     expected = gains / np.exp(np.log(gains).mean())

@@ -176,10 +176,19 @@ def test_the_mean_of_the_rounding_is_corrected_with_its_error():
     assert 0.7 < np.sqrt(np.mean((after / errors) ** 2)) < 1.5
 
 
+@pytest.fixture(scope="module")
+def read_one_at_a_time():
+    campaign = campaign_with(61, boards=Boards(), whole=False)
+    return campaign, solved(campaign)
+
+
 @pytest.mark.parametrize("whole", [True, False])
-def test_boards_of_unknown_coefficient_are_solved_for_with_true_errors(whole):
-    campaign = campaign_with(61, boards=Boards(), whole=whole)
-    solution = solved(campaign)
+def test_boards_of_unknown_coefficient_are_solved_for_with_true_errors(whole, request):
+    if whole:
+        campaign = campaign_with(61, boards=Boards())
+        solution = solved(campaign)
+    else:
+        campaign, solution = request.getfixturevalue("read_one_at_a_time")
     assert solution.certificate.converged
     assert not solution.left_out.any()
     assert solution.prior.has_photodiode.all()
@@ -198,6 +207,8 @@ def test_boards_that_do_not_move_cost_little():
     campaign = campaign_with(62, boards=Boards(temperature=0.0, drift=0.0))
     solution = solved(campaign)
     before = solve_joint(campaign.exposures, campaign.detectors, spacing_mm=3.0)
+    assert not board_results(before)
+    assert before.model.board_gains.stop == before.model.weather.start == before.model.size
     levels = [np.sqrt(np.diag(planes_of(campaign, each)[1]))[::3] for each in (before, solution)]
     assert (levels[1] > 0.9 * levels[0]).all()
     assert (levels[1] < 1.15 * levels[0]).all()
@@ -220,17 +231,12 @@ def test_a_board_without_temperatures_is_followed_in_time_with_a_larger_error():
     assert covariance[0, 0] > before[0, 0]
 
 
-def test_a_campaign_without_boards_is_as_before():
-    campaign = campaign_with(63)
-    assert board_terms(campaign.exposures.time, campaign.boards, NOMINAL) is None
-    solution = solved(campaign)
-    assert not board_results(solution)
-    assert solution.model.board_gains.stop == solution.model.weather.start == solution.model.size
+def test_a_campaign_without_boards_has_no_terms_of_boards():
+    assert board_terms(np.arange(20.0), [], NOMINAL) is None
 
 
-def test_what_boards_add_to_the_errors_is_what_known_boards_would_take_off():
-    campaign = campaign_with(64, boards=Boards(), whole=False)
-    solution = solved(campaign)
+def test_what_boards_add_to_the_errors_is_what_known_boards_would_take_off(read_one_at_a_time):
+    campaign, solution = read_one_at_a_time
     precision = precision_of(solution, campaign.detectors)
     errors = FlatCovariance(replace(solution, factor=GroupedFactor.of(precision)), campaign.detectors)
     places = solution.model.board_gains

@@ -152,7 +152,7 @@ def amplifiers_of(detector):
     [
         pytest.param(60, 174, 1e-2, marks=pytest.mark.full),
         pytest.param(40, 100, -1e-2, marks=pytest.mark.full),
-        (SCAN, 174, -2e-3),
+        pytest.param(SCAN, 174, -2e-3, marks=pytest.mark.full),
         (40, 100, 2e-3),
     ],
 )

@@ -119,7 +119,7 @@ def spot_flux_pulls(bench: SpotBench, solution: FluxSolution) -> Array:
 
 def test_chain_on_raw_files(tmp_path: Path) -> None:
     perfect = {"efficiency": False, "displacement": False, "diffusion": False}
-    config = SimulateSpotsConfig(seed=3, effects=perfect, campaign={"exposures": 12, "biases": 10})
+    config = SimulateSpotsConfig(seed=3, effects=perfect, campaign={"exposures": 12, "biases": 4})
     options = SpotsConfig(columns=15, rows=15, knot_px=512.0)
     measurements, folder = reduce_campaign(config, tmp_path, options)
     bench = SpotBench(config)

@@ -135,9 +135,7 @@ def test_calibration_is_applied_to_other_exposures(run, tmp_path, cutout):
 
 
 def test_fixed_place(tmp_path, cutout):
-    campaign = draw_campaign(
-        np.random.default_rng(3), fixed=True, drift=0.001, lamp=0.0002, exposures=100, response=no_throughput
-    )
+    campaign = draw_campaign(np.random.default_rng(3), fixed=True, drift=0.001, lamp=0.0002, exposures=70, response=no_throughput)
     _write(tmp_path / "in", campaign.catalogs, labels=True)
     text = calibrate_files([tmp_path / "in"], tmp_path / "calibration.fits", options=OPTIONS, camera=cutout)
     with fits.open(tmp_path / "calibration.fits") as hdus:

@@ -33,7 +33,7 @@ CONFIG = SimulateConfig.model_validate(
         "detectors": [DETECTOR],
         "leds": ["red", "nm960"],
         "sensor": COUNTS,
-        "campaign": {"scan_size": 8, "images": 4, "biases": 6, "readout": "target"},
+        "campaign": {"scan_size": 6, "images": 4, "biases": 6, "readout": "target"},
         "handover": {"defects": False},
     }
 )

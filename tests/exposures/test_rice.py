@@ -18,7 +18,7 @@ from permil.exposures import tiles
 from permil.exposures.hdu import Hdu, read_structure
 from permil.exposures.tiles import as_words, decompress, rice_coding, tile_places
 
-SETTINGS = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
 
 def integers(kind: type[np.integer]) -> st.SearchStrategy[np.ndarray]:

@@ -27,7 +27,7 @@ from permil.products import RunFolder, read_table
 
 
 class RunResults:
-    """The products of a run, finished or not, as tables and objects. Tables are read when asked for.
+    """The products of a run, finished or not, as tables and objects. Tables are read on request.
 
     Create it with `permil.run` or `permil.open_run`.
 

@@ -140,4 +140,4 @@ _STAGES = (
 )
 
 STAGES = {stage.name: stage for stage in _STAGES}
-"""In the order in which they need each other."""
+"""Stages in the order of their dependencies."""

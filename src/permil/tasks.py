@@ -28,7 +28,7 @@ from permil.progress import StageReport, describe_warnings, do_tasks, show_messa
 from permil.stages import STAGES
 
 _STEPS = {step: names for stage in STAGES.values() for step, names in stage.steps.items()}
-"""Kinds of tasks that have a command, in the order in which they need each other, and what each is of."""
+"""Kinds of tasks with a command, in the order of their dependencies, and the keys of each (detector, LED)."""
 _FINISH = "finish"
 """Name of the last job and group: products of all detectors together, and the report."""
 
@@ -270,7 +270,7 @@ def _run_tasks(run: Run, name: str, tasks: list[Task]) -> StageReport:
         for end in ends.values():
             report.messages += end.messages
             if end.state == State.EMPTY:
-                report.messages.append(f"{' '.join(end.task.key)}: no exposure puts light on it, so that it has no flat")
+                report.messages.append(f"{' '.join(end.task.key)}: no exposure illuminates it, so that it has no flat")
         if not tasks:
             report.messages.append(f"{report.stage}: {State.EMPTY.value}")
         report.messages += describe_warnings(opened.take_records())

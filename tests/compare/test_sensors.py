@@ -242,7 +242,7 @@ def test_parts_within_a_sensor_and_band_explain_the_measured_variance():
 def test_levels_of_one_sensor_or_of_different_masks_are_unknown_with_the_reason():
     campaigns = draw_campaigns(np.random.default_rng(3), vendors=("E2V",), bands=("red", "blue"))
     parts = {part.name: part for part in find_origins(campaigns, draws=20)}
-    assert parts["sensor"].reason == "all stars were seen by one sensor"
+    assert parts["sensor"].reason == "all stars were measured on one sensor"
     assert np.isnan(parts["vendor"].variance)
     assert np.isfinite(parts["amplifier"].variance)
     two = draw_campaigns(np.random.default_rng(4), vendors=("E2V", "ITL"))
@@ -250,7 +250,7 @@ def test_levels_of_one_sensor_or_of_different_masks_are_unknown_with_the_reason(
     assert "different masks" in sensor_levels([two[0], other], 0.0)[2]
     assert "numbers of spots" in sensor_levels([two[0], replace(two[1], spot_flux=two[1].spot_flux[:-1])], 0.0)[2]
     unseen = replace(two[1], spot_flux=np.where(np.arange(64) < 60, np.nan, two[1].spot_flux))
-    assert "4 spots were seen by all" in sensor_levels([two[0], unseen], 0.0)[2]
+    assert "4 spots were measured on all" in sensor_levels([two[0], unseen], 0.0)[2]
     with pytest.raises(CompareError, match="there are no stars"):
         find_origins([])
 

@@ -49,7 +49,11 @@ def wrong_led(x, y):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [(shutter, "another shape"), pytest.param(wrong_led, "another shape", marks=pytest.mark.full), (None, "projector displaced")],
+    [
+        (shutter, "different shape"),
+        pytest.param(wrong_led, "different shape", marks=pytest.mark.full),
+        (None, "projector displaced"),
+    ],
 )
 def test_an_exposure_of_another_shape_is_left_out(campaign, clean, change, named):
     if change is None:

@@ -140,6 +140,6 @@ def test_messages_about_pixels_depend_on_the_axes_of_the_detector():
     assert describe_symmetry(np.array([[0.0, -1.0], [1.0, 0.0]]), science) == "it looks rotated by 90 degrees"
     every = [Contradiction("R22_S11", SYMMETRIES[0], "R22_S12"), Contradiction("R22_S10", np.diag([-1.0, 1.0]), "R22_S10")]
     error = contradiction_error(every, camera.detectors, led="red")
-    assert "the signals of R22_S11 contradict its place or orientation: they fit the place of R22_S12" in str(error)
-    assert "the signals of R22_S10 contradict its place or orientation: its rows look flipped" in str(error)
+    assert "the signals of R22_S11 contradict its position or orientation: they fit the position of R22_S12" in str(error)
+    assert "the signals of R22_S10 contradict its position or orientation: its rows look flipped" in str(error)
     assert error.contradicting == ["R22_S11", "R22_S10"]

@@ -182,7 +182,7 @@ def test_further_runs_are_combined(compared: Path, spoiled: Path, tmp_path: Path
     simulated = {"lamp: between exposures": 2e-3, "pixels: structure within amplifiers": 2.4e-3}
     for name, rms in simulated.items():
         assert parts[name]["rms_per_mil"] == pytest.approx(1e3 * rms, rel=0.4)
-    assert parts["sensor"]["reason"] == "all stars were seen by one sensor"
+    assert parts["sensor"]["reason"] == "all stars were measured on one sensor"
     within = parts["sum within a sensor and band"]["variance"]
     assert within == pytest.approx(parts["measured variance within a sensor and band"]["variance"], rel=0.02)
 

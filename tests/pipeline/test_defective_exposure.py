@@ -84,7 +84,7 @@ def check_defects(campaign: Path, clean: RunFolder, tmp_path: Path, camera: Came
     position = "_".join(chosen.parent.name.split("_")[2:4])
     (other_led, *_) = raw_files(campaign, f"6841D/BOT_acq/v0/*/ccob_blue_{position}_*")
     changes: dict[str, tuple[Callable[[fits.HDUList], None], str]] = {
-        "shutter": (lambda hdus: scale_light(hdus, 0.5, SHUTTER_HALF), "another shape"),
+        "shutter": (lambda hdus: scale_light(hdus, 0.5, SHUTTER_HALF), "different shape"),
         "half light": (lambda hdus: scale_light(hdus, 0.5), "photodiode reading off"),
         "wrong LED": (of_another(other_led), "."),
         "moved stage": (moved, "projector displaced"),

@@ -60,7 +60,7 @@ def test_gains_of_a_run_are_measured_and_a_wrong_one_is_named(measured: Path) ->
     assert table["ratio"][4] == pytest.approx(1 / 1.05, abs=5 * table["ratio_err"][4])
     assert table["contradicts"].tolist() == (~others).tolist()
     messages = (measured / "messages.txt").read_text()
-    assert f"{DETECTOR} {wrong}: the noise of its images wants a gain" in messages
+    assert f"{DETECTOR} {wrong}: the noise of its images indicates a gain" in messages
     # The mean of the configured gains is kept.
     assert np.mean(table["gain"]) == pytest.approx(np.mean(table["configured"]), rel=1e-9)
 

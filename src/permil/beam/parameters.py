@@ -173,7 +173,7 @@ def spacing_of(u: FloatArray, hull: Hull) -> float:
 
 
 def hole_of(nodes: BeamNodes, hull: Hull) -> float:
-    """Return the radius of the larger holes between the nodes, mm: how far a point of the hull is from the nearest node.
+    """Return the radius of the larger holes between the nodes, mm: the distance of a point of the hull from the nearest node.
 
     On a square grid it is below the spacing; if nodes are close in one direction only, repeated or scattered, it is above. It is 0
     with several bunches, which sample the beam between the positions of the scan, and with more than 2500 nodes.

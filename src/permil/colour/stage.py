@@ -313,9 +313,7 @@ def _read_planes(run: Run, colours: Sequence[DetectorColour], leds: Sequence[str
             with open_joint(path) as hdus:
                 shared = SharedTerms.read(hdus)
         if shared is None:
-            messages.append(
-                f"{led}: the errors that it shares with other LEDs are not known; they count twice in the errors of its ratios"
-            )
+            messages.append(f"{led}: errors shared with other LEDs are unknown; the errors of its ratios count them twice")
         planes.append(planes_of(led, colours, solved, shared))
     return planes, messages
 

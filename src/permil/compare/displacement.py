@@ -61,7 +61,7 @@ class Displacement:
 
     @property
     def divergence(self) -> FloatArray:
-        """Divergence in each cell: ``-(F - 1)`` less its mean."""
+        """Divergence in each cell: ``-(F - 1)`` minus its mean."""
         return np.asarray(np.diff(self.shift_x, axis=1) + np.diff(self.shift_y, axis=0))
 
 

@@ -246,7 +246,7 @@ def diff_files(first_path: Path, second_path: Path, options: DiffOptions) -> Des
     title = f"{first_path} over {second_path} ({detector.name}, LED {leds[0]} over {leds[1]})"
     notes = [f"{path.name}: {remark}" for path, flat in zip(paths, flats, strict=True) for remark in flat.remarks]
     notes += [
-        f"{path.name}: no variance, so that noise, chi-square and errors lack its part"
+        f"{path.name}: no variance: noise, chi-square and errors exclude this flat"
         for path, flat in zip(paths, flats, strict=True)
         if not np.any(flat.variance > 0)
     ]

@@ -67,7 +67,7 @@ class PlanLed(Section):
 
 
 class PlanFiles(Section):
-    """Acquisition files that `permil plan write` makes, and what their images cost."""
+    """Acquisition files of `permil plan write`, and the cost of their images."""
 
     dialect: Literal["locations", "columns"] = Field(
         "locations", description="readout in the key LOCATIONS of a file, or in a third column of its points (as in files by REB)"

@@ -42,7 +42,7 @@ _COLDEST, _HOTTEST = -200.0, 150.0
 
 
 class _Entry(NamedTuple):
-    """The value of a card (a quoted string, or the characters before the comment; "" if undefined), its comment, and whether it goes on."""
+    """The value of a card (quoted string or characters before the comment; "" if undefined), its comment, and whether it continues."""
 
     characters: str
     is_quoted: bool

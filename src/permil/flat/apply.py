@@ -35,7 +35,7 @@ from permil.products.fits import file_card, kept_cards, wcs_cards
 from permil.products.sensor_identity import card_of
 
 _DOUBTFUL = {
-    "nothing": "the image does not name its detector: only its shape says that it is that of the flat",
+    "nothing": "the image does not name its detector; only its shape agrees with the flat",
     "part": "the image names only raft bay or slot of its detector",
 }
 

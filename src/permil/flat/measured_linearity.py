@@ -117,7 +117,7 @@ def _messages(losses: Losses) -> list[str]:
     found.sort(key=lambda entry: -abs(entry[1]))
     sentences = [
         f"{detector} {amp}: at 50,000 electrons its signal is {1e3 * abs(loss):.2f} +- {1e3 * error:.1g} per mil "
-        f"{'below' if loss > 0 else 'above'} a straight line, against the mean of all amplifiers"
+        f"{'below' if loss > 0 else 'above'} a straight line, relative to the mean of all amplifiers"
         for (detector, amp), loss, error in found[:_MOST_NAMES]
     ]
     if sentences:

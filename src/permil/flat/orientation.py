@@ -45,7 +45,7 @@ MOST_OFF = 0.1
 """Scatter of the levels of pointings about the beam beyond errors of the photodiode."""
 
 FEWEST_POSITIONS = 4
-"""Of the projector, from which it is seen how the light moves."""
+"""Minimum number of positions of the projector for a test of the moving light."""
 
 _FEWEST_LIT = 0.9
 _LARGEST_DEGREE = 10
@@ -87,7 +87,7 @@ class DetectorLevels:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """A detector whose signals contradict its place or orientation.
+    """A detector whose signals contradict its position or orientation.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def detector_levels(exposures: ExposureList, detector: DetectorSignals) -> Detec
 
 
 def find_contradictions(levels: Sequence[DetectorLevels]) -> list[Contradiction]:
-    """Return the detectors whose signals contradict their place or orientation.
+    """Return the detectors whose signals contradict their position or orientation.
 
     Parameters
     ----------
@@ -344,9 +344,9 @@ def contradiction_error(found: Sequence[Contradiction], detectors: dict[str, Det
     sentences = []
     for each in found:
         own = detectors[each.name]
-        parts = [f"they fit the place of {each.fits}"] if each.fits != each.name else []
+        parts = [f"they fit the position of {each.fits}"] if each.fits != each.name else []
         parts += [text] if (text := describe_symmetry(each.symmetry, detectors.get(each.fits, own))) else []
-        sentences.append(f"the signals of {each.name} contradict its place or orientation: {' and '.join(parts)}")
+        sentences.append(f"the signals of {each.name} contradict its position or orientation: {' and '.join(parts)}")
     return FlatError(
         f"LED {led}: {'; '.join(sentences)}",
         remedy="check the files and headers of these detectors (amplifier names, DETECTOR, RAFTBAY, CCDSLOT), "

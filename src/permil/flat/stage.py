@@ -96,7 +96,7 @@ def _messages(flats: LedFlats, ends: Ends) -> list[str]:
         *([flats.reason] if flats.reason else []),
         *(sentence for task in flats.tasks[:-1] for sentence in ends[task.key].messages),
         *(f"{flats.led}: {name} is left out: {error}" for name, error in left_out.items() if error is not None),
-        *([f"{flats.led}: no flat of {shown}: no exposure that can be used puts light there"] if dark else []),
+        *([f"{flats.led}: no flat of {shown}: no usable exposure illuminates it"] if dark else []),
         *ends[flats.composite.key].messages,
     ]
 
@@ -236,9 +236,9 @@ def _solver(run: Run, led: str) -> tuple[str, str]:
     config = run.config.flat
     source = config.beam_of.get(led, led)
     if config.solver == "joint" and source != led:
-        return "divide", f"LED {led}: divided by the beam of {source}; a joint solution needs a scan of its own"
+        return "divide", f"LED {led}: divided by the beam of {source}; a joint solution needs its own scan"
     if config.solver == "joint" and not len(run.index.select(purpose=SCAN, led=led)):
-        return "divide", f"LED {led}: divided by the beam that is there; a joint solution needs its scan"
+        return "divide", f"LED {led}: divided by the existing beam model; a joint solution needs its scan"
     return config.solver, ""
 
 

@@ -141,7 +141,7 @@ def measure_vendor(
         return (
             [(*names[place], vendor, given[place], *[np.nan] * 9, False) for place in range(len(names))],
             {},
-            [f"{vendor}: no amplifier has light whose noise can be measured; its gains stay as they are"],
+            [f"{vendor}: no amplifier has light whose noise can be measured; its gains are unchanged"],
         )
     fit = fit_gains(points, len(names), curvature=_curvature(run.config, run.folder, names))
     found = fit.ratio(given)
@@ -214,18 +214,18 @@ def _messages(vendor: str, names: Sequence[tuple[str, str]], fit: TransferGains,
     error = float(np.nanmedian(found.error))
     level_error = float(np.nanmedian(np.hypot(fit.gain_err, fit.systematic) / fit.gain))
     summary = (
-        f"{vendor}: gains from photon transfer are {1e2 * (found.level - 1):+.2f} +- {1e2 * level_error:.2g} % from the given ones; "
+        f"{vendor}: gains from photon transfer differ from the input gains by {1e2 * (found.level - 1):+.2f} +- {1e2 * level_error:.2g} %; "
         f"ratios of {measured.sum()} amplifiers scatter by {1e3 * float(np.nanstd(found.ratio)):.2g} per mil "
         f"(median error {1e3 * error:.2g})"
     )
     sentences = [
-        f"{detector} {amp}: the noise of its images wants a gain {1e3 * (found.ratio[place] - 1):+.1f} +- {1e3 * found.error[place]:.1g} "
-        f"per mil from the given one, against the other amplifiers of {vendor}"
+        f"{detector} {amp}: the noise of its images indicates a gain {1e3 * (found.ratio[place] - 1):+.1f} +- "
+        f"{1e3 * found.error[place]:.1g} per mil from the input gain, relative to the other amplifiers of {vendor}"
         for place, (detector, amp) in enumerate(names)
         if found.contradicts[place]
     ]
     sentences += [
-        f"{detector} {amp}: the noise of its images at different positions contradicts itself ({fit.inconsistent[place]:.1f} sigma): "
+        f"{detector} {amp}: the noise of its images is inconsistent between positions ({fit.inconsistent[place]:.1f} sigma): "
         "its gain changes during the campaign, or its noise is not that of photons"
         for place, (detector, amp) in enumerate(names)
         if measured[place] and fit.inconsistent[place] > SIGNIFICANT

@@ -185,7 +185,7 @@ def _error_notes(check: PlanCheck, plan: PlanConfig) -> list[str]:
     unknown = unknown_signals(plan)
     if unknown:
         notes.append(
-            f"exposure times as in plan.files.leds or as usual, not scaled to {plan.electrons:g} electrons, since the electrons that they "
-            f"give are not known (plan.files.leds, key electrons): {', '.join(unknown)}"
+            f"exposure times of plan.files.leds or default ones, not scaled to {plan.electrons:g} electrons, "
+            f"since their electrons are unknown (plan.files.leds, key electrons): {', '.join(unknown)}"
         )
     return notes

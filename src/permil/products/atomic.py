@@ -142,7 +142,7 @@ def check_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Path
 
 @contextlib.contextmanager
 def atomic_output(path: str | Path, *, keep_same: bool = False) -> Iterator[Path]:
-    """Yield a temporary file beside ``path``; it is renamed on success and removed on failure.
+    """Yield a temporary file next to ``path``; it is renamed on success and removed on failure.
 
     A symbolic link is kept, and its target is replaced. With ``keep_same`` a file that has the same bytes already is left as it is, with
     its modification time, so that products made from it stay up to date.

@@ -60,7 +60,7 @@ _TABLES = ("responses", "ratios", "vendors", "gradients", "correlations", "varia
 
 @dataclass(frozen=True)
 class ColourTables:
-    """All tables, with the LEDs by wavelength, and the ratio maps of neighbouring LEDs that are there."""
+    """All tables, with the LEDs by wavelength, and the existing ratio maps of neighbouring LEDs."""
 
     camera: Camera
     leds: tuple[str, ...]

@@ -429,7 +429,7 @@ def repeatability_table(found: Mapping[str, Table], limits: ReportConfig) -> Gri
 
 
 def method_text(leds: Sequence[LedStability]) -> str:
-    """Return how regressors are fitted, and how many tests were made."""
+    """Return a description of the fit of regressors, and the number of tests."""
     tests = sum(int(np.isfinite(np.asarray(table["p_value"], dtype=float)).sum()) for led in leds for table in _tables(led))
     series = len({(led.led, *key) for led in leds for table in _tables(led) for key in _keys(table)})
     return (

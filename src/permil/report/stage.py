@@ -84,7 +84,7 @@ def require_packages(*others: str) -> None:
 
 
 def follow_runs(runs: Sequence[Path], database: str | Path, page: Path) -> Description:
-    """Add runs to a database, write the page of all its runs, and return what was added and which results deviate.
+    """Add runs to a database, write the page of all its runs, and return the added runs and the deviating results.
 
     Parameters
     ----------

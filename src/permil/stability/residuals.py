@@ -118,7 +118,7 @@ def stack_chi_square(position: IntArray, log_signal: FloatArray, weight: FloatAr
 
 
 TERMS = ("x", "y", "xx", "xy", "yy")
-"""Powers of the position in the beam, of which the change of the logarithm is a sum."""
+"""Powers of the position in the beam; the change of the logarithm is a sum of these terms."""
 UNIT_MM = 20.0
 """Distance from the middle of the beam at which each term is 1."""
 _CELL_MM = 4.0

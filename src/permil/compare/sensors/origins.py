@@ -171,21 +171,21 @@ def sensor_levels(campaigns: Sequence[RawStars], lamp_variance: float) -> tuple[
     """
     nothing = np.zeros(len(campaigns)), np.full(len(campaigns), np.nan)
     if len({each.detector for each in campaigns}) < 2:
-        return *nothing, "all stars were seen by one sensor"
+        return *nothing, "all stars were measured on one sensor"
     if len({each.spot_flux.size for each in campaigns}) > 1:
         return *nothing, "the masks of the sensors have different numbers of spots"
     logarithm = np.log(np.stack([np.where(each.spot_flux > 0, each.spot_flux, np.nan) for each in campaigns]))
     errors = np.stack([each.spot_error for each in campaigns])
     common = np.isfinite(logarithm).all(axis=0) & np.isfinite(errors).all(axis=0)
     if common.sum() < _FEWEST_SPOTS:
-        return *nothing, f"{int(common.sum())} spots were seen by all sensors"
+        return *nothing, f"{int(common.sum())} spots were measured on all sensors"
     logarithm, errors = logarithm[:, common], errors[:, common]
     weight = 1.0 / (np.mean(errors**2, axis=0) + float(np.median(errors**2)))
     level = logarithm @ weight / weight.sum()
     from_mask = logarithm - level[:, None]
     from_mask -= from_mask.mean(axis=0)
     if np.median(np.abs(from_mask)) > _OTHER_MASK * np.median(np.abs(logarithm[0] - np.median(logarithm[0]))):
-        return *nothing, "the sensors saw different masks: mask and sensor cannot be separated"
+        return *nothing, "the sensors had different masks: mask and sensor cannot be separated"
     exposures = np.array([np.isfinite(each.scale).sum() for each in campaigns])
     of_spots = np.sum((weight * errors) ** 2, axis=1) / weight.sum() ** 2
     return level - level.mean(), np.sqrt(max(lamp_variance, 0.0) / exposures + of_spots), ""

@@ -500,7 +500,7 @@ def _excess(
 
 @dataclass(frozen=True)
 class _Signals:
-    """Signals of a detector at a solution: residuals, weights, and the regressor of a loss, shape (e, p), less its means."""
+    """Signals of a detector at a solution: residuals, weights, and the regressor of a loss, shape (e, p), minus its means."""
 
     residual: FloatArray
     weights: FloatArray

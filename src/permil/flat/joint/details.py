@@ -373,7 +373,7 @@ class FineEquations:
         return np.asarray(result)
 
     def solve(self, pull: FloatArray, tolerance: float, share: float = 0.0, *, most_steps: int = _MOST_STEPS) -> FloatArray:
-        """Return ``H^-1`` times a vector, to a tolerance in standard errors, or to a share of its size."""
+        """Return ``H^-1`` times a vector, to a tolerance in standard errors, or to a relative accuracy."""
         return self.solve_and_rest(pull, tolerance, share, most_steps=most_steps)[0]
 
     def solve_and_rest(

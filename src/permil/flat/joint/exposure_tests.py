@@ -81,7 +81,7 @@ class ExposureTests:
         """Describe the faults of an exposure."""
         faults = []
         if self.shape[exposure] > SHAPE_LIMIT:
-            faults.append(f"light of another shape (chi-square {self.chi_square[exposure]:.3g})")
+            faults.append(f"light of a different shape (chi-square {self.chi_square[exposure]:.3g})")
         if self.moved[exposure] > SHAPE_LIMIT:
             x, y = self.shift[exposure]
             faults.append(f"projector displaced by ({x:.3f}, {y:.3f}) mm")

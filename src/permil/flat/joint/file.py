@@ -273,7 +273,7 @@ def _gain_hdus(solution: JointSolution, obsids: Sequence[str]) -> list[Any]:
         ]
         table = Table(rows=steps, names=("detector", "amplifier", "obsid", "size", "size_err"))
         hdu = fits.BinTableHDU(table, name="GAIN_STEPS")
-        hdu.header["MEANING"] = "size: (after - before) / before; the flat is that after"
+        hdu.header["MEANING"] = "size: (after - before) / before; the flat refers to after"
         hdus.append(hdu)
     return hdus
 

@@ -147,7 +147,7 @@ def _steps(means: FloatArray, weights: FloatArray) -> list[tuple[int, float, flo
 
 
 def _likeliest_step(means: FloatArray, weights: FloatArray, others: Sequence[int]) -> int | None:
-    """Return the place of the step with the largest likelihood ratio that is not beside other steps."""
+    """Return the place of the step with the largest likelihood ratio that is not adjacent to other steps."""
     before = np.cumsum(weights)[:-1]
     after = weights.sum() - before
     sums = np.cumsum(weights * means)[:-1]

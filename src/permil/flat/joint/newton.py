@@ -423,7 +423,7 @@ class Curvature:
         self.factor = self._matrix.factor(self._terms)
 
     def _follow(self, prior: Prior) -> None:
-        """Give the patterns the stiffness of a prior."""
+        """Set the stiffness of the patterns to that of a prior."""
         patterns = zip(self._model.patterns, self._model.pattern_slices, prior.stiffness, self._stiffness, strict=True)
         for pattern, where, new, old in patterns:
             if new != old:

@@ -209,7 +209,7 @@ class _Detector:
             return LeftOut(path, error.what)
 
     def light_of(self, obsids: Sequence[str], exposure: ExposureLight) -> Callable[[slice, slice], Float32Array]:
-        """Return a function of rows and columns of the detector that gives the beam; NaN where there is too little light.
+        """Return a function of rows and columns of the detector that returns the beam; NaN where there is too little light.
 
         It contains the steps of amplifiers, averaged over exposures of one position.
         """
@@ -292,7 +292,7 @@ class _Detector:
         return median
 
     def _light(self, group: PointingGroup, number: int) -> Callable[[slice], Float32Array]:
-        """Return a function of rows of the detector that gives the light, electrons for response 1."""
+        """Return a function of rows of the detector that returns the light, electrons for response 1."""
         obsid = group.obsids[number]
         beam = self.lights[obsid] = self.light_of([obsid], self.light.exposures[obsid])
         scale = np.float32(self.light.scale_on(self.request.detector, obsid))

@@ -83,7 +83,7 @@ def solve_led(request: SolutionRequest) -> list[str]:
     Raises
     ------
     FlatError
-        If there is no light, the signals of a detector contradict its place or orientation, or the solution does not converge.
+        If there is no light, the signals of a detector contradict its position or orientation, or the solution does not converge.
     """
     config, folder, camera = request.config, RunFolder(request.root), shared_camera(request.config.camera)
     options, obsids = config.flat.joint, [str(obsid) for obsid in request.exposures["obsid"]]
@@ -166,7 +166,7 @@ def _lit_detectors(request: SolutionRequest, exposures: ExposureList, number_of:
     Raises
     ------
     FlatError
-        If the signals of a detector contradict its place or orientation.
+        If the signals of a detector contradict its position or orientation.
     """
     folder = RunFolder(request.root)
     files = [folder.super_pixels(request.led, name) for name in request.detectors]
@@ -475,7 +475,7 @@ class _Solved:
             return
         if not weather.found:
             if not np.isfinite(weather.limit):
-                cause = "a beam that the knots do not follow, or a gain that changes"
+                cause = "structure of the beam finer than the knots, or a changing gain"
                 yield f"changes of the light's pattern between exposures cannot be measured: the residuals have another cause ({cause})"
             return
         seconds = unit_seconds(self.request.exposures)

@@ -101,7 +101,7 @@ class DetectorTable:
             raise self.error(
                 f"holds {self.entry(column, int(bad[0]))} in column {column}, which is not a finite number",
                 int(bad[0]),
-                remedy="give a number or take the row out",
+                remedy="give a number or remove the row",
             )
         return values
 

@@ -336,7 +336,7 @@ def facts(header: fits.Header, detector: Detector, led: Led) -> tuple[tuple[str,
 
 
 def wavelength_text(led: Led) -> str:
-    """Return band and wavelength of an LED as far as the camera file gives them, a dash without either."""
+    """Return band and wavelength of an LED from the camera file, as far as known, a dash without either."""
     known = [f"band {led.band}"] if led.band else []
     known += [f"{led.wavelength_nm:g} nm"] if np.isfinite(led.wavelength_nm) else []
     return ", ".join(known) or MISSING

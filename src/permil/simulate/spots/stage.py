@@ -255,7 +255,7 @@ def spot_cards(detector: Detector, exposure: PlannedExposure, conditions: Condit
 
 
 def write_truth(bench: SpotBench, planned: Sequence[PlannedExposure], truths: Sequence[SpotExposure], folder: Path) -> None:
-    """Write ``flat.fits``, ``sensor.fits``, ``mask.ecsv`` and ``exposures.ecsv``; files that are there already stay untouched.
+    """Write ``flat.fits``, ``sensor.fits``, ``mask.ecsv`` and ``exposures.ecsv``; existing files stay untouched.
 
     Raises
     ------

@@ -49,7 +49,7 @@ class StageReport:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Notebooks get lines, as files do: their kernels ask for colours, but cannot move the cursor.
+# Notebooks get lines, as files do: their kernels request colours, but cannot move the cursor.
 _TERMINAL = False if "ipykernel" in sys.modules else None
 console = Console(stderr=True, markup=False, emoji=False, force_jupyter=False, force_terminal=_TERMINAL)
 """Console for messages to the user; names of files with brackets and colons are shown unchanged."""

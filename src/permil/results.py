@@ -244,7 +244,7 @@ def run(
     overrides
         ``section.key=value`` strings that win over ``config``.
     stages
-        Some of ``index``, ``isr``, ``beam``, ``flat``, ``spots``, ``compare``, ``report``; by default those that the data ask for.
+        Some of ``index``, ``isr``, ``beam``, ``flat``, ``spots``, ``compare``, ``report``; by default those for which there are data.
 
     Returns
     -------

@@ -27,7 +27,7 @@ class StageFunctions:
     run
         Function that does the tasks of a run that are not up to date.
     is_wanted
-        Function that returns whether the data ask for the stage, from the index and the products of earlier stages.
+        Function that returns whether there are data for the stage, from the index and the products of earlier stages.
     tasks
         Function that declares the tasks that can be declared before the run begins, from the run and the tasks of earlier stages. A task
         without outputs stands for work that depends on its needs, for the estimate.

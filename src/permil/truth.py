@@ -167,7 +167,7 @@ def led_deviation(detectors: Sequence[DetectorDeviation], *, plane_covariance: F
     ----------
     plane_covariance : ndarray, shape (3 n, 3 n)
         Covariance of the planes of all detectors (`permil.flat.joint.file.read_planes`); by default that of modes and noise, which lacks
-        what many detectors have in common beyond the modes.
+        errors common to many detectors beyond the modes.
     """
     count = len(detectors)
     size = np.array([one.log_ratio.size for one in detectors], dtype=np.float64)

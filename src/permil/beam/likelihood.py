@@ -13,7 +13,7 @@ Two families describe the same surface:
 
 ``cubic``
     Generalised covariance ``r^3`` with a linear drift: the cubic radial basis function with a smoothing that the data choose.
-    No length; never far off. (Matheron 1973, Adv. Appl. Prob. 5, 439: intrinsic random functions; Wahba 1990.)
+    It has no length scale and is never far off. (Matheron 1973, Adv. Appl. Prob. 5, 439: intrinsic random functions; Wahba 1990.)
 ``ladder``
     A sum of Matern 5/2 and Gaussian covariances of fixed lengths, from the finest that the nodes resolve to the width of the
     scan, with a quadratic drift; the variances of the rungs are fitted. A smooth beam needs the long rungs only, a ring or

@@ -5,7 +5,7 @@ The part of an LED that all others predict by linear regression is **shared**, t
 
     shared_l = S_lo S_oo^-1 S_ol,     own_l = S_ll - shared_l    (o: all other LEDs)
 
-Tree rings of another size in each LED are shared. Errors are from a jackknife over parts of the focal plane.
+Tree rings whose amplitude differs between LEDs are shared. Errors come from a jackknife over parts of the focal plane.
 
 ========= ====================================================================================================
 pixel     pixels about the mean of their super-pixel
@@ -44,7 +44,7 @@ class Moments:
     Attributes
     ----------
     products, noise : ndarray, shape (parts, L, L)
-        Sums of products, and what errors add to them.
+        Sums of products, and the contribution of errors to them.
     freedom : ndarray, shape (parts,)
         Degrees of freedom of the sums.
     """

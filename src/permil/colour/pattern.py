@@ -1,7 +1,7 @@
 """Periodic pattern of the shortest wavelength, as laser annealing of the back side causes it, separated from all other structure.
 
-The map in which it is searched is the logarithm of the response in the LED of shortest wavelength without what the other LEDs predict of
-it. Plane waves stand out of the power spectrum of this map. They are found one after the other, each with a refined wave vector,
+It is searched in the logarithm of the response in the LED of shortest wavelength, minus the prediction from the other LEDs. Plane waves
+exceed the power spectrum of this map. They are found one after the other, each with a refined wave vector,
 and their amplitudes are then fitted to the maps of all LEDs.
 """
 
@@ -37,7 +37,7 @@ class Waves:
     coefficients : ndarray, shape (L, w, 2)
         Of cosine and sine in each LED, relative.
     errors : ndarray, shape (L,)
-        Standard error of a coefficient, from the scatter of what is left.
+        Standard error of a coefficient, from the scatter of the residuals.
     """
 
     vectors: FloatArray

@@ -4,17 +4,17 @@ With the planes of LEDs ``a`` and ``b`` (logarithm of the level, gradients along
 
     cov(a - b) = C_a + C_b - X - X',    X = cov(planes of a, planes of b)
 
-`permil.flat.between_leds` gives ``X``, and the small changes of ``C_a`` and ``C_b`` where both have one model of the drift: photodiode,
+`permil.flat.between_leds` computes ``X``, and the small changes of ``C_a`` and ``C_b`` if both use one model of the drift: photodiode,
 stage moves, readout boards. A factor common to all detectors is a convention, so that levels are relative to their mean.
 
 **Light or sensor.** ``F exp(a.x)``, ``B exp(-a.u)``, ``s exp(-a.c)`` fit the signals equally well. The sum of the gradients of response
-and beam follows from the signals; its split between sensor and light is as good as the photodiode. A gradient that all detectors have in
-common is therefore one of the sensor only where it exceeds its error.
+and beam follows from the signals; its split between sensor and light is as good as the photodiode. A gradient common to all
+detectors is therefore attributed to the sensor only if it exceeds its error.
 
 **Vendors.** The ratio of the mean response of the sensors of two vendors. With the logarithm ``l`` of the median response of each
-detector, the ratio is ``exp(mean l of one vendor - mean l of the other)``. Two errors belong to it. That of the measurement, from the
-covariance of all levels, says how well the ratio of *these* sensors is known. Sensors of one vendor differ; with their variance ``s^2``
-beyond the errors (pooled over both vendors, by the method of moments) the ratio stands for *the vendors* with the error
+detector, the ratio is ``exp(mean l of one vendor - mean l of the other)``. It has two errors. The error of the measurement, from the
+covariance of all levels, is that of the ratio of *these* sensors. Sensors of one vendor differ; with their variance ``s^2``
+beyond the errors (pooled over both vendors, by the method of moments) the ratio represents *the vendors* with the error
 ``sqrt(measurement^2 + s^2 (1/n + 1/m))``.
 
 The ratio in one LED contains the gains of all amplifiers. Its change from LED to LED does not.
@@ -188,7 +188,7 @@ class LightGradient:
     value : ndarray, shape (2,)
         Gradient of the logarithm of the ratio of two beams along CCS X and Y, 1/mm.
     rms : float
-        Of what is left of it on the plateau, relative: colour of the light beyond a gradient.
+        Relative rms on the plateau after subtraction of the gradient: colour of the light beyond it.
     """
 
     value: FloatArray

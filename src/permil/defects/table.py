@@ -1,7 +1,8 @@
 """Tables of defects in the layout of Rubin's curated defects, and the boxes of masks.
 
-A table has the columns ``x0, y0, width, height`` (pixels of the trimmed detector, DM frame, 0-based, the first two those of the lower left
-pixel) and the cards of the class ``Defects`` of the package ip_isr of the LSST stack, which reads it; its other columns are ours.
+A table has the columns ``x0, y0, width, height`` (pixels of the trimmed detector, DM frame, 0-based, the first two those of the lower
+left pixel) and the cards of the class ``Defects`` of the package ip_isr of the LSST stack, which reads it; the other columns are specific
+to permil.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Submissions of declared tasks to batch systems: a DAG of HTCondor, arrays of SLURM jobs, a Makefile.
 
 Each format is a pure function of a list of `Job`. Jobs are repeatable: one whose products are up to date does nothing, so that a
-submission that failed can be made again unchanged.
+failed submission can be repeated unchanged.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Task:
     tolerant
         Whether the task runs without failed needs, as long as one is left.
     leaves_out
-        Errors of the inputs of this task for which its products are left out; any other error ends the run.
+        Errors of the inputs for which the products of this task are left out; any other error ends the run.
     command
         Arguments of the command for this task: ``("beam", "--led", "red")``; empty if there is none.
     seconds, size, is_serial, memory

@@ -135,7 +135,7 @@ def apply_to_file(
         File of the flat, if there is one.
     image_path
         Image product, or a FITS file of any program with an assembled image of that detector (see
-        `permil.products.read_any_image`); without a variance of its own the result carries that of the flat alone, with a remark.
+        `permil.products.read_any_image`); without its own variance the result has only that of the flat, with a remark.
 
     Raises
     ------
@@ -205,7 +205,7 @@ def _require_signal(unit: str, path: Path) -> None:
     try:
         parsed = parse_unit(unit)
     except InputError:
-        # A word that is no unit.
+        # A word that is not a unit.
         return
     try:
         require_linear(parsed, name="the image")
@@ -339,7 +339,7 @@ def _is_relative(unit: str) -> bool:
     try:
         parsed = parse_unit(unit)
     except InputError:
-        # A word that is no unit (``normalized``) is no signal either.
+        # A word that is not a unit (``normalized``) is not a signal either.
         return True
     return parsed is None or parsed.physical_type == "dimensionless"
 

@@ -2,7 +2,7 @@
 
 LEDs are solved for separately, but they share the photodiode with its electronics, stage moves, and readout boards. Such a term
 changes level and gradients of a detector by ``G d``, with the response ``G`` (`permil.flat.joint.covariance.PlaneResponses`) to a
-deviation ``d`` of what the prior takes from the truth. With the covariance ``C`` of the deviations of both LEDs::
+deviation ``d`` of the prior's mean from the truth. With the covariance ``C`` of the deviations of both LEDs::
 
     cov(planes of a, planes of b) = G_a C_ab G_b'
 
@@ -11,11 +11,11 @@ deviation ``d`` of what the prior takes from the truth. With the covariance ``C`
 - Stage: LEDs that were exposed one after the other at one position share a move and its error.
 - Readout boards: the temperature coefficient belongs to the board. Its slow change in time is shared by LEDs exposed by turns.
 
-A flat is that of the mean temperature of each readout board. Where it differs between LEDs, or these were exposed one after the other,
-so do the gains: that adds an error to the ratio, which all detectors of a board have in common.
+A flat refers to the mean temperature of each readout board. If it differs between LEDs, or these were exposed one after the other,
+the gains differ as well: this adds an error to the ratio, common to all detectors of a board.
 
-Gains and linearity are the same for all LEDs of a run and cancel in a ratio. Photon noise, weather, and what the signals of an LED
-say of its own beam are independent between LEDs.
+Gains and linearity are the same for all LEDs of a run and cancel in a ratio. Photon noise, weather, and the errors of each LED's own
+beam are independent between LEDs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """All detectors of one LED on one scale, and a binned mosaic of the focal plane.
 
 The response of each detector comes as electrons per photodiode unit, so the ratio between detectors is already right; one common
-factor is left: the median over the good pixels of all science detectors is 1. It is taken from histograms, one per detector, made
+factor remains: the median over the good pixels of all science detectors is 1. It is computed from histograms, one per detector, made
 while the detector is in memory, so that the median over billions of pixels does not read them again. The picture has a linear world
 coordinate system in millimetres.
 """

@@ -5,7 +5,7 @@ electrons at the mean photodiode reading ``q``. With the beam model ``B`` the re
 
     r_p = d_p / (q B(u_p))                     var(r_p) = var(d_p) / (q B(u_p))^2
 
-The variance plane holds this independent part only. The weight of a pointing also contains the errors that its pixels share, the error
+The variance plane holds this independent part only. The weight of a pointing also contains the errors shared by its pixels, the error
 ``b_p`` of the beam model and the error ``s`` of the pointing's scale (photodiode)::
 
     w_p = 1 / (var(r_p) + r_p^2 (b_p^2 + s^2))

@@ -4,11 +4,11 @@ The level of a detector's signals, divided by the photodiode, follows the beam a
 detector follows the gradient of the beam there. The levels of all detectors give a coarse beam, whatever the orientation of each is.
 Then:
 
-- levels that follow the beam at the place of another detector show that files were exchanged;
+- levels that follow the beam at the position of another detector show that files were exchanged;
 - slopes that follow the gradient only after a reflection or a rotation show that pixels are in another order.
 
 Where the beam is known well (`permil.flat.steps.divided_flat`), a pattern that changes from exposure to exposure unlike that of the beam
-shows any other order of pixels. The flat adds the same to level and slope in all exposures, which drops out.
+shows any other order of pixels. The flat adds a constant to level and slope of all exposures, which cancels.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def best_symmetry(slope: FloatArray, gradient: FloatArray, half_width: float) ->
     Parameters
     ----------
     slope, gradient : ndarray, shape (n, 2)
-        1/mm; what all exposures have in common does not count.
+        1/mm; the part common to all exposures does not count.
     half_width
         Of the detector, mm.
     """

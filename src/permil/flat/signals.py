@@ -1,6 +1,6 @@
 """Signals of detectors on super-pixels, to which the joint solution is fitted: measured from the exposures of an LED, written, and read.
 
-`measure_detector` averages every exposure of a detector over its super-pixels, `StoredDetectors` loads detectors when they are asked for.
+`measure_detector` averages every exposure of a detector over its super-pixels, `StoredDetectors` loads detectors on request.
 """
 
 from __future__ import annotations

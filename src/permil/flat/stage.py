@@ -1,7 +1,7 @@
 """The stage `flat`: pointings to the composite flat of each detector and LED, its metrics and the mosaic.
 
 With the solver `joint`, beam, flat and scales of an LED are solved for together on super-pixels first. Then each detector is made
-by itself and written with its own scale below ``.relative``; once all detectors of an LED are there, the composite median is known
+separately and written with its own scale below ``.relative``; once all detectors of an LED exist, the composite median is known
 and the scaled flats take their names. LEDs are independent: while one is solved for, the detectors of the next are measured.
 """
 
@@ -178,7 +178,7 @@ def led_flats(run: Run, led: str) -> LedFlats:
     Raises
     ------
     FlatError
-        If a detector that is asked for was not read with this LED.
+        If a requested detector was not read with this LED.
     PositionError
         If the positions of its exposures are of two kinds.
     """
@@ -332,7 +332,7 @@ def _joint_flat_task(
         own = own[np.isin(np.asarray(own["obsid"], dtype=np.str_), list(light))]
         if not len(own):
             return None
-        # Each visit of a place is a position of its own.
+        # Each visit of a place is a separate position.
         number_of = moves(_detectors_of(solved))
         own["position_id"] = [number_of[str(obsid)] for obsid in own["obsid"]]
         groups = tuple(pointing_groups(own, run.camera[detector], lambda x, y: np.ones(np.broadcast(x, y).shape, dtype=bool)))

@@ -1,7 +1,7 @@
 """Super-pixels: means over square blocks of pixels, the scale on which beams and sensors are smooth.
 
-The joint solution takes its signals on super-pixels, each the mean over its good pixels. Which pixels are good is the same in all
-exposures: otherwise its place and its response would change between them. A pixel that is lost in one exposure (cosmic ray, saturation)
+The joint solution uses signals on super-pixels, each the mean over its good pixels. The good pixels are the same in all exposures:
+otherwise position and response of a super-pixel would change between them. A pixel that is lost in one exposure (cosmic ray, saturation)
 is replaced by its expected value from its neighbours and the **pattern**: its response over the mean of its super-pixel, known from a few
 exposures.
 """

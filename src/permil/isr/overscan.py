@@ -5,7 +5,7 @@ variance of every pixel (as a diagonal term; the correlation along the row is ne
 
 An interrupted copy whose file size was set in advance leaves blocks of one value, as a rule zero. The noise of an overscan never
 repeats a count a dozen times: a row whose overscan ends in equal counts has no level, and the whole row is lost. A block that ends or
-lies within the active pixels of a row costs only these pixels. Rows without any noise, as a simulation may write them, step from their
+lies within the active pixels of a row affects only these pixels. Rows without any noise, as a simulation may write them, step from their
 light to a constant overscan exactly where the overscan begins; these are not lost.
 """
 

@@ -7,10 +7,10 @@ adu, the gain ``g`` in electrons per adu and ``m = g M``,
     V / M = (1 - u (1 + t) - 3 (c + d) m) / g,        S / M = u (1 + t) / g,        u = a m + b m^2,
 
 with ``V`` the variance without read noise and ``S`` the sum of the covariances (`permil.isr.repeated_images`). ``a`` and ``b`` are those
-of the vendor, since one amplifier alone would have its gain from ``V + S``, whose noise is five times that of ``V``. The strength of a
-single amplifier may differ by ``t``, of a scatter that is estimated from the data (restricted likelihood). A response that is bent,
-``M = (m / g) (1 - (c + d) m)`` with ``c`` of the vendor and ``d`` of the amplifier, takes twice the bend off the slope, four times off
-the variance, and so three times off ``V / M``: both are unknowns with a prior.
+of the vendor, since the gain from one amplifier alone would follow from ``V + S``, with five times the noise of ``V``. The strength of a
+single amplifier may differ by ``t``, with a scatter estimated from the data (restricted likelihood). A curved response,
+``M = (m / g) (1 - (c + d) m)`` with ``c`` of the vendor and ``d`` of the amplifier, lowers the slope by twice the curvature, the
+variance by four times, and thus ``V / M`` by three times: both are unknowns with a prior.
 
 The unknowns of one amplifier are eliminated (Schur complement); Gauss-Newton steps.
 """

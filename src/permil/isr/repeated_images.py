@@ -1,13 +1,13 @@
 """Noise of repeated images: mean, variance and covariances of neighbouring pixels of one amplifier, in cells.
 
 With the ``n`` images ``d_k`` of one position, ``q_k`` the light of each image in a cell (its mean there) and ``m = sum(d_k) / sum(q_k)``
-for each pixel, the deviations ``e_k = d_k - q_k m`` hold no flat, no beam and no change of the light that is smooth over a cell. For noise
+for each pixel, the deviations ``e_k = d_k - q_k m`` are free of flat, beam and changes of the light that are smooth over a cell. For noise
 whose variance is proportional to the light,
 
     V = sum_k e_k^2 / q_k / (n - 1)
 
-is the variance of one image of mean light. Covariances of pixels some rows and columns apart are the same sums of products. All noise
-that images share cancels.
+is the variance of one image of mean light. Covariances of pixels some rows and columns apart are the same sums of products. Noise
+common to all images cancels.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ def noise_moments(
 ) -> NoiseMoments:
     """Return the moments of repeated images of one amplifier.
 
-    Pixels beyond 5 standard deviations in any image, and the two pixels around them, are left out; what the limit cuts off normal noise
-    is put back. Deviations have the mean 0 in a cell; the part ``T / N`` (sum of all covariances over the pixels of the cell) that this
-    takes off the variance and each covariance is put back, too. The noise of the overscan level, common to a row, is subtracted from the
-    covariances along it.
+    Pixels beyond 5 standard deviations in any image, and the two pixels around them, are left out; the loss of normal noise
+    beyond the limit is corrected. Deviations have the mean 0 in a cell; the part ``T / N`` (sum of all covariances over the pixels of
+    the cell) that this subtracts from the variance and each covariance is also corrected. The noise of the overscan level, common to a
+    row, is subtracted from the covariances along it.
 
     Parameters
     ----------

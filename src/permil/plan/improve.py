@@ -1,6 +1,6 @@
 """Improve a plan within a time budget: order, interleaved LEDs, fiducials and number of images that lower the error of the gradient.
 
-The search is greedy. In each step every change that is not made yet is tried, with as many images at each pointing as the budget allows,
+The search is greedy. In each step every change not yet made is tried, with as many images at each pointing as the budget allows,
 and the one with the smallest predicted error is kept. The errors of the steps are those of `permil.check_plan` under the stated drift; the
 search takes the drift's covariance as known, which is faster.
 """

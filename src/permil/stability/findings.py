@@ -29,7 +29,7 @@ class SeriesGroup:
     labels
         Detector and amplifier of each series, "" for those of a whole LED.
     errors : ndarray, shape (n, m), optional
-        Errors of the readings, whose part is taken off the scatter.
+        Errors of the readings, whose contribution is subtracted from the scatter.
     """
 
     name: str

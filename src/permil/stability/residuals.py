@@ -183,7 +183,7 @@ class BeamResiduals:
 def shape_change(data: BeamResiduals) -> ShapeChange:
     """Fit the change of the beam's shape between the halves of the exposures.
 
-    Responses of super-pixels, scales of exposures and the mean beam are free at the same time: their parts are taken off the terms by
+    Responses of super-pixels, scales of exposures and the mean beam are free at the same time: their parts are subtracted from the terms by
     weighted means in turn (the theorem of Frisch and Waugh 1933, Econometrica 1, 387), to which their residuals are orthogonal. Errors
     are those of the jackknife over exposures (Bell and McCaffrey 2002, Survey Methodology 28, 169), and so hold any correlation within one.
 

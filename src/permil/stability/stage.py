@@ -1,7 +1,7 @@
 """The stage `stability`: whether light, photodiode, electronics and beam repeat over the exposures of each LED.
 
 Light, fluxes and the shape of the beam are those of the joint solution. Without one (``flat.solver: divide``) only the photodiode and the
-temperatures of the headers are looked at.
+temperatures of the headers are analysed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Drift, jump and dependence on a temperature of a series in time, one regressor at a time, with errors that allow for correlated noise.
 
 Temperatures change with time, and a jump looks like a slope: with a few hours of data several regressors at once cannot be separated.
-Each is fitted alone, and `adjust_for_number` limits the chance that any of them is called by noise (Holm 1979, Scandinavian Journal
-of Statistics 6, 65).
+Each is fitted alone, and `adjust_for_number` limits the probability that noise makes any of them significant (Holm 1979, Scandinavian
+Journal of Statistics 6, 65).
 
-A drift is distinguished from noise only as well as the noise is known, and noise that wanders looks like a drift. The covariance of a
+A drift is distinguished from noise only as well as the noise is known, and correlated noise looks like a drift. The covariance of a
 series is
 
     ``s^2 (W + r^2 min(t, t') / T)``

@@ -323,7 +323,7 @@ class MethodFigures:
     note
         Remark: block size, number of surrogates, or why there is no result.
     p_floor
-        Smallest p-value that the number of surrogates can give; 0 for methods without one. A p-value there is an upper limit.
+        Smallest p-value possible with the number of surrogates; 0 for methods without one. A p-value there is an upper limit.
     """
 
     name: str

@@ -199,7 +199,7 @@ class FilterModel:
     components
         Parts of the flat that are filtered apart.
     zones : ndarray of int, shape (ny, nx)
-        Zone of each pixel: `PLAIN`, `MAIN`, or that of a region with fractions of its own.
+        Zone of each pixel: `PLAIN`, `MAIN`, or that of a region with separate fractions.
     weights
         Weights of each component by zone, without `PLAIN`.
     """
@@ -237,7 +237,7 @@ def fit_filter(
     components
         Predictions for all stars.
     regions
-        Pixels (ny, nx) of each region that may have fractions of its own. A region with too few stars for a fit keeps the plain flat.
+        Pixels (ny, nx) of each region that may have separate fractions. A region with too few stars for a fit keeps the plain flat.
     rows : ndarray of bool, shape (n,), optional
         Mask of the rows of the stars to use.
     flat_fielded

@@ -206,7 +206,7 @@ def weights_of(fit: BandCoefficients, power: BandPower, *, span: float, whole: B
     fractions = limited.reshape(3, count)
     error = np.sqrt(np.diag(covariance))
     measured = within & (error[:count] <= LARGEST_ERROR)
-    # The pixel scale, of which stars say nothing, has the fractions of the next band as prior.
+    # The pixel scale, which stars do not measure, has the fractions of the next band as prior.
     of_band = np.r_[0, np.arange(count)]
     of_kinds = (count * np.arange(3)[:, None] + of_band).ravel()
     return BandWeights(fractions[:, of_band], covariance[np.ix_(of_kinds, of_kinds)], np.r_[False, measured], power.reliability)

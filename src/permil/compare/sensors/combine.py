@@ -4,7 +4,7 @@ Means have random effects of sensors, and of the bands of a sensor.
 
 Each estimate ``y_sb`` (sensor s, band b) is modelled as ``mu + a_s + c_sb + e_sb``: sensors scatter about the mean with variance
 ``tau^2``, the bands of one sensor about its value with variance ``kappa^2``, and ``e`` has the known variance of the estimate. A sensor
-that was measured in several bands is one sensor, not several: its bands see the same structure, so that their errors are treated as
+measured in several bands is one sensor, not several: its bands measure the same structure, so that their errors are treated as
 common and do not average out.
 
 ``kappa^2`` is the moment estimate of DerSimonian & Laird (1986, Controlled Clin. Trials 7, 177) from the scatter within sensors;

@@ -10,10 +10,10 @@ estimates are unbiased (variances of noise are subtracted) and may be negative.
 - mask: variance of the calibrated fluxes of the spots;
 - lamp: variance of the exposure scales about their mean;
 - place, vendor, raft, sensor, amplifier: components of `permil.compare.levels.split.split_levels` of the residuals in cells, raised by the
-  level of each sensor: its mean flux of the spots relative to the other sensors that saw the same mask. This assumes that the lamp did not
+  level of each sensor: its mean flux of the spots relative to the other sensors with the same mask. This assumes that the lamp did not
   change between sensors by more than its scatter between exposures, which is subtracted;
 - pixels: variance of the residuals about the means of the amplifiers, beyond noise, in weights that favour bright stars;
-- noise: mean square of the errors that the catalogs give.
+- noise: mean square of the errors in the catalogs.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """Non-linearity of amplifiers from the residuals of a joint solution: their differences, and the effect of their mean on the flat.
 
-A non-linear response makes the logarithm of a signal lower by ``k d / d_0``, with the signal ``d``, the reference ``d_0`` (50,000
-electrons) and the loss ``k`` of the amplifier. The response of a super-pixel absorbs the mean of this over exposures. What all amplifiers
-have in common looks like another beam, ``B (1 - k B)``, where the lamp is steady; but amplifiers that are lit by the same beam at different
-places in it show how their losses differ. With the regressor ``x = -d / d_0``, less its weighted mean over the exposures of each
-super-pixel, the rows ``X`` of all other unknowns and their covariance ``V``, the information of the signals on the losses and its pull are
+A non-linear response lowers the logarithm of a signal by ``k d / d_0``, with the signal ``d``, the reference ``d_0`` (50,000
+electrons) and the loss ``k`` of the amplifier. The response of a super-pixel absorbs the mean of this over exposures. With a steady lamp
+the loss common to all amplifiers is equivalent to another beam, ``B (1 - k B)``, but amplifiers at different places in the same beam
+reveal the differences of their losses. With the regressor ``x = -d / d_0`` minus its weighted mean over the exposures of each
+super-pixel, the rows ``X`` of all other unknowns and their covariance ``V``, the information of the signals on the losses and its score are
 
     I = x' W x - x' W X V X' W x,      h = x' W r,
 
-with the residuals ``r`` of the solution. Nothing is solved again. A beam that the knots do not follow leaves residuals that an exposure has
-in common: errors grow by the scatter of the loss between stage moves.
+with the residuals ``r`` of the solution. Nothing is solved again. Structure of the beam finer than the knots leaves residuals common to an
+exposure: errors are increased by the scatter of the loss between stage moves.
 
-Where the beam has fine structure (`permil.flat.joint.details`), ``V`` of coarse knots takes it as known. With the equations ``H`` of fine
+If the beam has fine structure (`permil.flat.joint.details`), ``V`` of coarse knots takes it as known. With the equations ``H`` of fine
 knots, ``x' W X H^-1 X' W x v`` is one solution for each combination ``v`` of losses. The two differ in few combinations: those of the space
 that Lanczos' method (1950) spans from ``h``, with the information of coarse knots as metric.
 """
@@ -478,7 +478,7 @@ def _excess(
     Parameters
     ----------
     better
-        The solution with losses put back.
+        The solution from signals corrected for losses.
     found
         Loss of each amplifier, and the information on it if all other unknowns are known.
     """

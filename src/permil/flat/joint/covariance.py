@@ -1,8 +1,8 @@
 """Errors of the joint flat: independent and shared errors of super-pixels.
 
 ``cov(f_p, f_q) = delta_pq / W_p + A_p V A_q'`` with the covariance ``V`` of all other unknowns and the rows ``A`` of
-`permil.flat.joint.normal`. The flat is relative to its mean over all super-pixels, which is taken off ``A``. No matrix of
-super-pixels is ever made: means over regions are rows ``R A``, and the largest modes of ``A V A'`` are those of the small matrix
+`permil.flat.joint.normal`. The flat is relative to its mean over all super-pixels, which is subtracted from ``A``. No matrix of
+super-pixels is ever formed: means over regions are rows ``R A``, and the largest modes of ``A V A'`` are those of the small matrix
 ``W (A'A) W'`` with ``V = W' W``.
 """
 

@@ -1,6 +1,6 @@
 """Parts of a flat that a list of pointings determines, before any data are taken, and names of the undetermined modes.
 
-Signals contain nothing on directions in which beam, scales and response change together: a common factor, a gradient
+Signals do not determine directions in which beam, scales and response change together: a common factor, a gradient
 (``F exp(a.x)``, ``B exp(-a.u)``, ``s exp(-a.c)``), and waves ``exp(i k.x)`` of the flat for which ``k.(c_e - c_e')`` is a multiple
 of 2 pi for all projector positions that share super-pixels: a beam ``exp(-i k.u)`` cancels them. A few dithers leave dozens of such
 lattice modes.
@@ -161,7 +161,7 @@ def undetermined_flats(matrix: FloatArray, shifts: FloatArray, limit: float) -> 
     matrix : ndarray, shape (n, n)
         Normal equations without prior.
     shifts : ndarray, shape (p, n)
-        Rows ``A``, the mean flat taken off.
+        Rows ``A`` minus the mean flat.
     limit
         Standard deviation, relative, rms over the flat.
 

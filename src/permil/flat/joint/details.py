@@ -1,19 +1,19 @@
 """Structure of the beam between the knots of the dense solution, on knots several times finer.
 
 Eliminating the response couples the splines of a beam at all differences of projector positions: the normal equations ``H`` of fine knots
-are not sparse, and tens of thousands of unknowns are too many for a dense factor. They are never made. Products ``H v`` are two passes
+are not sparse, and tens of thousands of unknowns are too many for a dense factor. They are never formed. Products ``H v`` take two passes
 over the signals, ``x' w (x v - mean_e(x v))``, and Newton steps are found by conjugate gradients (Hestenes & Stiefel 1952). Two known
 matrices make these fast (a two-level additive Schwarz preconditioner; Dryja & Widlund 1994)::
 
     M^-1 = T H_c^-1 T' + (K + stiffness R)^-1
 
-``H_c`` are the equations with the coarse knots, whose factor is known, ``T`` the prolongation of their splines, which are among the fine
-ones; it knows what beam, scales, positions and response do together. ``K`` are the normal equations of the fine splines alone, all else
-known, a band. The eigenvalues of ``M^-1 H`` lie between 0.2 and 2 in scans of the LSST Camera's bench: ten steps gain a factor of 1e4.
+``H_c`` are the equations with the coarse knots, whose factor is known, ``T`` the prolongation of their splines to the fine
+ones; this part couples beam, scales, positions and response. ``K`` are the normal equations of the fine splines with all other unknowns
+fixed, a band. The eigenvalues of ``M^-1 H`` lie between 0.2 and 2 in scans of the LSST Camera's bench: ten steps gain a factor of 1e4.
 
-What is found is split into a coarse and a fine part that are orthogonal in the roughness ``R``, so that the coarse part keeps its prior.
-The fine part, `BeamDetails`, is known from then on. Errors of the flat's levels and gradients with coarse knots are those with fine knots
-to some 1e-3 of themselves, and `covariance_with_details` returns exact ones. What details add to the errors of single super-pixels is
+The solution is split into a coarse and a fine part that are orthogonal in the roughness ``R``, so that the coarse part keeps its prior.
+The fine part, `BeamDetails`, is fixed from then on. Errors of the flat's levels and gradients with coarse knots equal those with fine knots
+to a relative 1e-3, and `covariance_with_details` returns exact ones. The contribution of details to the errors of single super-pixels is
 estimated from random vectors (Hutchinson 1990).
 """
 

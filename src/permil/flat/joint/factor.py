@@ -1,7 +1,7 @@
 """Factors of large dense matrices: Cholesky factor, in place with the threads of a task, and tridiagonal form of a symmetric matrix.
 
-Blocks of Cholesky factors are made of matrix products alone: these let other threads run, unlike SciPy's factors, and take no memory. The
-bits do not depend on the number of threads, since each block is the work of one.
+Blocks of Cholesky factors are computed by matrix products alone, which let other threads run, unlike SciPy's factors, and take no memory.
+The bits do not depend on the number of threads, since one thread computes each block.
 """
 
 from __future__ import annotations

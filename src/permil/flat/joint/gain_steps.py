@@ -191,7 +191,7 @@ class BoardResult:
     ----------
     name : str
     coefficient, coefficient_err : float
-        Relative change of the gain (e-/adu) per deg C beyond what the reduction has applied; NaN where its temperature is not known.
+        Relative change of the gain (e-/adu) per deg C, minus the coefficient applied by the reduction; NaN if its temperature is unknown.
     expected, expected_err : float
         The same before the fit.
     change, change_err : float

@@ -1,18 +1,18 @@
 """Gains that change: of readout boards with temperature and in time, of single amplifiers by steps.
 
-A readout board digitises several detectors. In the logarithm of their signals stands, besides the light and the response::
+A readout board digitises several detectors. Besides the light and the response, the logarithm of their signals contains::
 
     -k_b (T_be - mean T_b) + time_b(t_e)
 
-with the residual coefficient ``k_b`` of the gain (e-/adu per deg C, beyond what the reduction has applied) and a slow change in time of
-mean 0. Means are over the exposures that a board shares with other boards, in proportion to their number; over all of its exposures where
-it shares none. The flat belongs to the mean temperature and the mean gain of each board. The coefficient that the reduction has applied,
-to readings that round, makes the signals those of a reference temperature: all that rounding did to them is corrected, its mean included.
+with the residual coefficient ``k_b`` of the gain (e-/adu per deg C, minus the coefficient applied by the reduction) and a slow change in
+time of mean 0. Means are over the exposures that a board shares with other boards, in proportion to their number, or over all of its
+exposures if it shares none. The flat refers to the mean temperature and the mean gain of each board. The coefficient that the reduction
+applied to rounded readings converts the signals to a reference temperature: the effect of rounding is corrected, including its mean.
 
-The change in time is a random walk. With its mean taken off its functions are ``cos(j pi u)`` of the campaign's phase ``u``, with variances
+The change in time is a random walk. Without its mean its functions are ``cos(j pi u)`` of the campaign's phase ``u``, with variances
 ``rms^2 / (j pi)^2`` (Karhunen-Loeve), ``rms`` being that of the change from the first to the last exposure. The first is nearly a linear
-drift; the ``TIME_FUNCTIONS`` first have 92 % of the variance, and nearly all of what is slower than the pointings of a detector. What is
-not known of the temperature itself (`permil.flat.joint.temperature`) adds its largest modes as further unknowns of unit variance.
+drift; the ``TIME_FUNCTIONS`` first have 92 % of the variance, and nearly all of the changes slower than the pointings of a detector. The
+largest modes of the error of the temperature (`permil.flat.joint.temperature`) are further unknowns of unit variance.
 """
 
 from __future__ import annotations

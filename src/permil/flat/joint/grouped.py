@@ -1,10 +1,11 @@
 """Normal equations with unknowns that fall into small groups, and their factor.
 
-Position errors of the stage and gains of a readout board act on few detectors. Where exposures read few detectors, the signals couple
-such unknowns with each other in small groups only: those of one board. Eliminating a group changes the equations of the rest in the
-unknowns that it is coupled with (its columns), so that the dense part has the size of the rest: beam, scales and what all detectors share.
+Position errors of the stage and gains of a readout board affect few detectors. If exposures read few detectors, the signals couple
+such unknowns with each other only in small groups, one for each board. Eliminating a group changes only the equations of the unknowns of
+the rest that it is coupled with (its columns), so that the dense part has the size of the rest: beam, scales and unknowns common to all
+detectors.
 
-A term that holds the sums ``U' z`` of some unknowns couples all groups. It is kept aside: with ``H = H_0 + U U'`` and ``V_0 = H_0^-1``,
+A term that fixes the sums ``U' z`` of some unknowns couples all groups. It is separate: with ``H = H_0 + U U'`` and ``V_0 = H_0^-1``,
 ``V = V_0 - P (1 + U' P)^-1 P'``, ``P = V_0 U`` (Woodbury).
 """
 

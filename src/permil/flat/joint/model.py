@@ -6,8 +6,8 @@ In logarithms, with the beam ``b = log B``, exposure scales ``s``, response ``f 
 
 ``r`` is a reflected pattern (it moves against the projector), ``theta`` and ``m`` rotation and scale of the stage's axes, ``j`` the
 position error of a stage move, the weather five smooth patterns of each exposure (`permil.flat.joint.weather`), the gains those of the
-readout boards and steps of single amplifiers (`permil.flat.joint.gains`). A stage offset is a shift of the beam's own coordinates. All but
-``f`` stand in one vector.
+readout boards and steps of single amplifiers (`permil.flat.joint.gains`). A stage offset is a shift of the beam's own coordinates.
+One vector holds all unknowns but ``f``.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Newton's method for the joint solution: unknowns and prior between passes through the data, the curvature, and the next step.
 
-`Solver` holds the unknowns, the prior and the exposures that count. `Curvature` factorises the normal equations with the prior,
+`Solver` holds the unknowns, the prior and the exposures in use. `Curvature` factorises the normal equations with the prior,
 which changes between passes. `Descent` chooses the step. With Huber weights each pass is a
-step of iterated reweighting, which leaves a fixed share of the distance (the more signals are beyond the threshold, the larger). The
+step of iterated reweighting, which leaves a fixed fraction of the distance (larger if more signals are beyond the threshold). The
 combination of the last steps that is smallest extrapolates them (Anderson 1965, Journal of the ACM 12, 547; Walker & Ni 2011, SIAM Journal
-on Numerical Analysis 49, 1715). A step that raises objective and distance is undone: a curvature from an earlier place is computed
-again, and with a fresh one the step is halved.
+on Numerical Analysis 49, 1715). A step that raises objective and distance is undone: a curvature from an earlier place is recomputed;
+with a new one the step is halved.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Solver:
     def with_details(self, solution: JointSolution, detectors: Sequence[DetectorSignals]) -> Solver:
         """Return a solver that continues a solution with details of the beam; the photodiode is estimated again.
 
-        Its curvature goes on where the signals stay the same: those of the coarse knots do not depend on details.
+        Its curvature is kept while the signals stay the same: those of the coarse knots do not depend on details.
         """
         same, self.detectors = detectors is self.detectors, detectors
         return self._continued(solution.model, solution.vector, solution.prior, has_settled=False, keeps_curvature=same)
@@ -300,7 +300,7 @@ class Solver:
         self.prior = replace(self.prior, photodiode=fit.model, has_photodiode=has_photodiode)
 
     def _estimate_stiffness(self, equations: NormalEquations) -> None:
-        # The evidence wants the pull at coefficients 0; the equations are linear in them.
+        # The evidence requires the score at coefficients 0; the equations are linear in them.
         at_zero, matrix = np.zeros(self.model.size), equations.full_matrix
         for where in self.model.pattern_slices:
             at_zero[where] = self.vector[where]

@@ -1,7 +1,8 @@
 """Normal equations of the joint model with the response eliminated, super-pixel by super-pixel.
 
-Given all else, the response is diagonal. With ``X`` the rows of the other unknowns, ``w`` the weights, ``W_p = sum_e w`` and the
-sums ``S_p = sum_e w x`` of super-pixel ``p``, what is left for the other unknowns is (Schur complement)::
+Given all other unknowns, the normal matrix of the response is diagonal.
+With ``X`` the rows of the other unknowns, ``w`` the weights, ``W_p = sum_e w`` and the
+sums ``S_p = sum_e w x`` of super-pixel ``p``, the normal matrix of the other unknowns is (Schur complement)::
 
     N = sum_ep w x x' - sum_p S_p S_p' / W_p,     g = sum_ep w x (y - model)
 
@@ -363,7 +364,7 @@ def normal_equations(
     Parameters
     ----------
     detectors
-        May load each detector when it is asked for.
+        May load each detector on request.
     threshold
         Huber's, in standard deviations.
     exposure_weights : ndarray, shape (n,)

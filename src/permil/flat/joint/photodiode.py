@@ -1,6 +1,6 @@
 """Noise, drift and steps of the photodiode: the covariance of its readings, and readings that do not fit it.
 
-``log q_e = s_e + constant + regressors . beta + drift(t_e) + white noise``. The constant and ``beta`` are free, all else is normal.
+``log q_e = s_e + constant + regressors . beta + drift(t_e) + white noise``. The constant and ``beta`` are free, all other terms are normal.
 `permil.flat.joint.photodiode_fit` estimates the model from readings.
 """
 

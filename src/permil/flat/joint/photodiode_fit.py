@@ -1,15 +1,15 @@
 """Estimate of the photodiode's noise, drift and steps from its readings and the signals' information on the scales.
 
-White noise and drift of a real photodiode differ by orders of magnitude, and a drift looks like a gradient of the flat where time and
-position go together. So no single set of their sizes is believed: the covariance of the readings is averaged over the posterior of
-hypotheses. Each has
+White noise and drift of a real photodiode differ by orders of magnitude, and a drift looks like a gradient of the flat if
+position correlates with time. Therefore no single set of their sizes is used: the covariance of the readings is averaged over the
+posterior of hypotheses. Each has
 
 - white noise of any size (Jeffreys prior, integrated analytically),
 - no process in time, or one of a kernel of `KERNELS` with an amplitude of 0.1 to 300 times the white noise,
-- a linear drift, an offset of each epoch, and a step at each time where the readings ask for one, each absent or of any amplitude.
+- a linear drift, an offset of each epoch, and a step at each time suggested by the readings, each absent or of any amplitude.
 
-Amplitudes have a half-t prior with three degrees of freedom. What the joint solution knows of the scales without the photodiode is an
-information matrix with a pull. Directions in which it knows something are contrasts of the readings, whose restricted likelihood
+Amplitudes have a half-t prior with three degrees of freedom. The joint solution without the photodiode gives an information matrix
+of the scales with a score. The directions that it determines are contrasts of the readings, whose restricted likelihood
 (Patterson & Thompson 1971) is that of a normal vector. For a kernel ``K`` and white noise ``W = L L'`` the matrix ``L^-1 K L^-T`` is made
 tridiagonal once; the evidence of every amplitude then costs no more than sums.
 """
@@ -91,7 +91,7 @@ class Contrasts:
         Parameters
         ----------
         information : ndarray, shape (n, n)
-            What the signals know of the scales: inverse covariance, singular where they know nothing (constant, gradients).
+            Information of the signals on the scales: inverse covariance, singular where they have none (constant, gradients).
         pull : ndarray, shape (n,)
             Gradient of the log likelihood of the signals where the scales equal the readings.
         fixed : ndarray, shape (n, k)
@@ -117,7 +117,7 @@ class Contrasts:
 def _complement(columns: FloatArray) -> FloatArray:
     """Return an orthonormal basis of the complement of some columns, which are parts of unit vectors.
 
-    What is left of a vector that the signals know nothing of is rounding.
+    The rest of a vector that the signals do not determine is rounding.
     """
     left, strength, _ = np.linalg.svd(columns, full_matrices=True)
     return left[:, int((strength > _ROUNDING).sum()) :]

@@ -256,7 +256,7 @@ def common_deviation(information: FloatArray, pull: FloatArray, bounds: tuple[fl
     pull : ndarray, shape (n,)
         Gradient of the log likelihood of the signals where they are 0.
     bounds
-        Smallest and largest standard deviation thought possible.
+        Smallest and largest possible standard deviation.
     """
     matrix = Tridiagonal(information)
     turned = matrix.turned(pull[:, None])

@@ -151,7 +151,7 @@ class DetectorResiduals:
     Parameters
     ----------
     log_response, error : ndarray
-        Logarithm of the response, its mean over all detectors taken off, and its error from its own signals.
+        Logarithm of the response minus its mean over all detectors, and its error from its own signals.
     change, change_error : ndarray
         Mean residual of the later half of the exposures that light the detector minus that of the earlier, and the error that noise
         gives it; NaN where a half has fewer than two signals.

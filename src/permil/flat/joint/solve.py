@@ -2,8 +2,8 @@
 
 The curvature costs far more than the gradient and hardly changes near the optimum, since logarithms are almost linear in the unknowns:
 it is kept (the chord method, Kelley 1995, Iterative Methods for Linear and Nonlinear Equations, section 5.4.1) as long as the vector
-stays within a few standard errors or the rows and weights of the signals nearly the same, the same exposures count, and steps shrink
-as they should.
+stays within a few standard errors or the rows and weights of the signals nearly the same, the same exposures are used, and steps shrink
+as expected.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def solve_joint(
     exposures
         Of one LED.
     detectors
-        Their signals; a sequence that loads a detector when asked for it keeps memory small.
+        Their signals; a sequence that loads detectors on request keeps memory small.
     spacing_mm
         Distance of the knots of the beam; default: `choose_spacing` finds one, a stiffness and a start.
     finest_mm

@@ -34,7 +34,7 @@ class SplineGrid:
 
     @classmethod
     def covering(cls, lower: FloatArray, upper: FloatArray, spacing: float) -> SplineGrid:
-        """Return the smallest grid on whose splines every place between two corners (mm) depends in full."""
+        """Return the smallest grid whose splines fully cover every place between two corners (mm)."""
         middle, half = (np.asarray(lower) + np.asarray(upper)) / 2, (np.asarray(upper) - np.asarray(lower)) / 2
         cells = np.maximum(np.ceil(2 * half / spacing + _MARGIN), 1).astype(int)
         origin = middle - spacing * (cells / 2 + 1)

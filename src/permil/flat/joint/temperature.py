@@ -1,8 +1,8 @@
 """Temperatures of a readout board from rounded readings: a smooth curve through their rounding intervals.
 
 A reading ``r`` of a thermometer with the step ``q`` means that its temperature lies in ``r +- q / 2``. The errors of successive readings
-are the same as long as the temperature hardly changes: as white noise of variance ``q^2 / 12`` they would be believed too much. So the
-temperature is a normal process, a parabola and a sum of cosines of time whose amplitudes fall with the square of their number (an
+are the same as long as the temperature hardly changes: treated as white noise of variance ``q^2 / 12`` they would get too much weight. The
+temperature is therefore a normal process, a parabola and a sum of cosines of time whose amplitudes fall with the square of their number (an
 integrated random walk), and the likelihood of a reading is the probability of its interval. The posterior is found by expectation
 propagation (Minka 2001; Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, section 3.6), and averaged over the evidence
 of sizes of the process.

@@ -1,11 +1,11 @@
 """Weather of the light path: smooth patterns of the light that vary between exposures, their size and correlation time.
 
-In the logarithm of the light of exposure ``e`` stands ``sum_k c_ek P_k((x_p - place_e) / half)`` with the five Legendre polynomials of
+The logarithm of the light of exposure ``e`` contains ``sum_k c_ek P_k((x_p - place_e) / half)`` with the five Legendre polynomials of
 first and second order, of unit rms over the square of that half side; the level of a pattern is the exposure's scale. Each ``c_k`` is
 an Ornstein-Uhlenbeck process, ``<c_k(s) c_k(t)> = a_n^2 exp(-|s - t| / tau)`` with an amplitude of first and one of second order. Its mean
 over all exposures belongs to the beam: the weather is the departure from that.
 
-What the signals know of all ``c``, beam, response, scales and positions free, is an information matrix ``I`` with a pull ``h`` at 0. The
+With beam, response, scales and positions free, the signals determine an information matrix ``I`` of all ``c`` with a score ``h`` at 0. The
 restricted likelihood of amplitudes and time is that of a normal vector with covariance ``I + I K I``. Close to amplitude 0 it is known from
 its first two derivatives (score test; Rao 1948), which cost little; where these show weather its maximum is found by Fisher scoring.
 """

@@ -124,7 +124,7 @@ def _lit_stacks(
     used = 0
     for number, group in enumerate(request.groups):
         try:
-            # In a function of its own, whose arrays are released before the next stack is made.
+            # In a separate function, whose arrays are released before the next stack is made.
             batch = [_lit_stack(group, camera, calibration, request.config, beam, noted, pool)]
         except LEAVES_OUT as error:
             noted += group.left_out(error)

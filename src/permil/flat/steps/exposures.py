@@ -116,7 +116,7 @@ def wanted_detectors(config: Config, camera: Camera, exposures: Table) -> list[s
     Raises
     ------
     FlatError
-        If a detector that is asked for was not read.
+        If a requested detector was not read.
     """
     present = [detector.name for detector in camera.detectors.values() if detector.name in set(exposures["detector"])]
     if not config.flat.detectors:

@@ -235,7 +235,7 @@ def _solve_straight(
     losses : AmplifierLosses
         Losses that remain.
     put_back : AmplifierLosses or None
-        Losses that were put back into the signals.
+        Losses for which the signals were corrected.
     """
     put_back = None
     if coarsely is not None:

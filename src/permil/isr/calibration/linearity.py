@@ -17,7 +17,7 @@ from permil.errors import CalibrationError
 from permil.isr.calibration.tables import AMPLIFIER_COLUMNS, DetectorTable
 from permil.products.tables import PathName
 
-# No amplifier is further from linear below saturation: the column has another unit, or is no linearity.
+# No amplifier is further from linear below saturation: the column has another unit, or is not a linearity.
 _LARGEST_CHANGE = 0.5
 # Coefficients of polynomials of another form.
 _COEFFICIENT = re.compile(r"[ac]_?\d+|p_?\d+", re.IGNORECASE)

@@ -138,7 +138,7 @@ class _Deleted:
 
 
 def delete_slowly(marker: Path) -> None:
-    """Delete an object, during which no exception is heard, then go on for long."""
+    """Delete an object, during which exceptions are ignored, then run for long."""
     thing = _Deleted(marker)
     del thing
     time.sleep(60.0)

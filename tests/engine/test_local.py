@@ -168,6 +168,6 @@ def test_a_worker_is_ended_also_while_it_deletes_objects(tmp_path: Path, capfd: 
     marker, begin = tmp_path / "marker", time.monotonic()
     with pytest.raises(FlatError, match="enough"):
         _map(LocalProcesses(2), sample_tasks.work_on_either, [("delete", marker), ("refuse", marker)])
-    # It is killed after five seconds if it does not hear.
+    # It is killed after five seconds if it ignores the request.
     assert time.monotonic() - begin < 4.5
     assert "Traceback" not in capfd.readouterr().err

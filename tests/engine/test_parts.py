@@ -1,4 +1,4 @@
-"""Tasks say how far they are, and what shows the progress hears it."""
+"""Tasks report their completed fractions, and the display of progress receives them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from permil import progress
 from permil.engine import Executor, InProcess, LocalProcesses, Task, Work, call, report_part, run_tasks
-from permil.engine.call import heard_by
+from permil.engine.call import reports_to
 
 from . import sample_tasks
 
@@ -49,11 +49,11 @@ def test_frequent_reports_are_rate_limited() -> None:
 def test_progress_without_a_listener(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(call, "_SECONDS_BETWEEN", -1.0)
     report_part(0.5)
-    heard: list[float] = []
-    with heard_by(heard.append):
+    received: list[float] = []
+    with reports_to(received.append):
         report_part(0.25)
     report_part(0.75)
-    assert heard == [0.25]
+    assert received == [0.25]
 
 
 def test_lines_show_parts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,7 +112,7 @@ def test_work_within_a_task_does_not_meet_the_tasks_of_the_run() -> None:
 
 
 @pytest.fixture
-def _interrupts_heard() -> Iterator[None]:
+def _interrupts_handled() -> Iterator[None]:
     """Handle interrupts as in a terminal, also where the tests run in the background and they are ignored."""
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -120,7 +120,7 @@ def _interrupts_heard() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("_interrupts_heard")
+@pytest.mark.usefixtures("_interrupts_handled")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupt_that_is_dropped_ends_the_run_all_the_same(workers: int) -> None:
     done: list[object] = []
@@ -140,7 +140,7 @@ def test_an_interrupt_that_is_dropped_ends_the_run_all_the_same(workers: int) ->
         assert parallel_map(sample_tasks.square, [1, 2], workers=1, description="squares") == [1, 4]
 
 
-@pytest.mark.usefixtures("_interrupts_heard")
+@pytest.mark.usefixtures("_interrupts_handled")
 def test_an_interrupt_while_an_object_is_deleted_is_not_lost_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt), session(InProcess()):
         parallel_map(sample_tasks.interrupt_while_deleting, [1, 2], workers=1, description="interrupted")

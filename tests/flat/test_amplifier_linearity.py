@@ -13,7 +13,7 @@ from permil.flat.joint.amplifier_linearity import (
     SIGNIFICANT,
     USUAL_LOSS,
     AmplifierLosses,
-    StraightSignals,
+    LinearisedSignals,
     errors_with_losses,
     measure_losses,
 )
@@ -115,7 +115,7 @@ def corrected(seed: int, *, rms: float) -> tuple[np.ndarray, np.ndarray]:
     # As a run does: amplifiers that are bent would look like weather.
     losses = measure_losses(solved(campaign, with_weather=False), campaign.detectors, amplifiers, reference=ELECTRONS)
     assert losses.differ(by=SIGNIFICANT) == (rms > 0)
-    straight = list(StraightSignals(campaign.detectors, losses, amplifiers, reference=ELECTRONS))
+    straight = list(LinearisedSignals(campaign.detectors, losses, amplifiers, reference=ELECTRONS))
     campaign = replace(campaign, detectors=straight)
     solution = solved(campaign)
     left = measure_losses(solution, straight, amplifiers, reference=ELECTRONS)

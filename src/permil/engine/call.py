@@ -167,39 +167,39 @@ def forget_peak() -> None:
 _SECONDS_BETWEEN = 0.5
 
 
-class _Listener:
+class _Receiver:
     """The receiver of progress reports of the running task.
 
     It belongs to the process, not to a thread: a task may report from any of its threads, and a process runs one task at a time.
     """
 
     def __init__(self) -> None:
-        self.hear: Callable[[float], None] | None = None
-        self.heard = 0.0
+        self.receive: Callable[[float], None] | None = None
+        self.last_time = 0.0
         self.lock = threading.Lock()
 
 
-_LISTENER = _Listener()
+_RECEIVER = _Receiver()
 
 
 def report_part(part: float) -> None:
     """Report the completed fraction of the running task, from 0 to 1; rate-limited."""
-    with _LISTENER.lock:
+    with _RECEIVER.lock:
         now = time.monotonic()
-        if _LISTENER.hear is not None and now - _LISTENER.heard > _SECONDS_BETWEEN:
-            _LISTENER.heard = now
-            _LISTENER.hear(part)
+        if _RECEIVER.receive is not None and now - _RECEIVER.last_time > _SECONDS_BETWEEN:
+            _RECEIVER.last_time = now
+            _RECEIVER.receive(part)
 
 
 @contextmanager
-def heard_by(hear: Callable[[float], None]) -> Iterator[None]:
+def reports_to(receive: Callable[[float], None]) -> Iterator[None]:
     """Receive the progress reports of the task that runs in this context."""
-    with _LISTENER.lock:
-        before, _LISTENER.hear = _LISTENER.hear, hear
+    with _RECEIVER.lock:
+        before, _RECEIVER.receive = _RECEIVER.receive, receive
         # Short tasks do not report.
-        _LISTENER.heard = time.monotonic()
+        _RECEIVER.last_time = time.monotonic()
     try:
         yield
     finally:
-        with _LISTENER.lock:
-            _LISTENER.hear = before
+        with _RECEIVER.lock:
+            _RECEIVER.receive = before

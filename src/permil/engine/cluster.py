@@ -149,14 +149,14 @@ class DaskCluster(Executor):
 
     def _check_workers(self, folder: Path) -> None:
         try:
-            sees = self._client.run(_sees, str(folder))
+            accessible = self._client.run(_is_folder, str(folder))
         except ModuleNotFoundError as error:
             raise EngineError(
                 f"the workers of {self.address} do not have permil ({error})",
                 remedy="install the same version where they run",
                 address=self.address,
             ) from error
-        blind = [address for address, found in sees.items() if not found]
+        blind = [address for address, found in accessible.items() if not found]
         if blind:
             raise EngineError(
                 f"the worker at {blind[0]} cannot access this folder",
@@ -193,7 +193,7 @@ def _run(function: Callable[[Any], Any], argument: object) -> tuple[Any, Measure
     return run_measured(function, argument)
 
 
-def _sees(folder: str) -> bool:
+def _is_folder(folder: str) -> bool:
     return Path(folder).is_dir()
 
 

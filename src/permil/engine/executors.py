@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from permil.engine.call import THREAD_VARIABLES, Call, Outcome, heard_by, measured, run_measured
+from permil.engine.call import THREAD_VARIABLES, Call, Outcome, measured, reports_to, run_measured
 from permil.engine.threads import one_thread
 from permil.errors import EngineError
 
@@ -28,7 +28,7 @@ MOST_DEATHS = 3
 """Number of workers that may die of one task before the task fails."""
 
 
-def _hear_nothing(_: Call, __: float) -> None:
+def _ignore_part(_: Call, __: float) -> None:
     """Ignore a progress report."""
 
 
@@ -40,11 +40,11 @@ class Executor(ABC):
 
     Attributes
     ----------
-    hear_part
+    receive_part
         Called with a running call and its completed fraction (0 to 1), by executors that receive progress reports.
     """
 
-    hear_part: Callable[[Call, float], None] = staticmethod(_hear_nothing)
+    receive_part: Callable[[Call, float], None] = staticmethod(_ignore_part)
 
     @property
     def cores(self) -> int:
@@ -101,7 +101,7 @@ class InProcess(Executor):
     def outcome(self) -> Outcome:
         """Run the waiting call; errors of the task are raised directly."""
         call = self._calls.popleft()
-        with one_thread(), heard_by(lambda part: self.hear_part(call, part)):
+        with one_thread(), reports_to(lambda part: self.receive_part(call, part)):
             result, measure = measured(call.function, call.argument)
         return Outcome(call, result, measure)
 
@@ -207,7 +207,7 @@ class LocalProcesses(Executor):
         except (EOFError, OSError):
             return self._died(worker, call)
         if kind == PART:
-            self.hear_part(call, result)
+            self.receive_part(call, result)
             return None
         worker.call = None
         deaths = self._deaths.pop(call.number, 0)
@@ -323,7 +323,7 @@ def work(pipe: Connection) -> None:
             pipe.send((ERROR, error, traceback.format_exc()))
             continue
         try:
-            with heard_by(lambda part: pipe.send((PART, part, None))):
+            with reports_to(lambda part: pipe.send((PART, part, None))):
                 result, measure = run_measured(function, argument, threads)
             pipe.send((RESULT, result, measure))
         except Exception as error:  # noqa: BLE001 - any error is reported to the user

@@ -208,7 +208,7 @@ class _Loop:
         self.running: dict[int, tuple[_Opened, int]] = {}
         self.unopened = 0
         self.numbers = 0
-        executor.hear_part = self._hear_part
+        executor.receive_part = self._receive_part
 
     def run(self) -> Ends:
         while self.waiting or self.opened:
@@ -335,7 +335,7 @@ class _Loop:
             path.unlink(missing_ok=True)
         self.ends[task.key] = End(task, State.FAILED, error=error)
 
-    def _hear_part(self, call: Call, part: float) -> None:
+    def _receive_part(self, call: Call, part: float) -> None:
         opened, _ = self.running[call.number]
         opened.group.parts[call.number] = part
         opened.group.show_progress()

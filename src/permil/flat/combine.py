@@ -329,7 +329,7 @@ def _combine(
     for _ in threaded_map(add, strips):
         pass
     for lit, own, sample in zip(batch, weights, samples, strict=True):
-        shared.see(lit, own, block)
+        shared.add(lit, own, block)
         seen.rows.append(_record(lit, own, sample))
         if lit.pointing.aimed:
             _divide_aimed(lit, seen, block, keep)

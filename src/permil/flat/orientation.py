@@ -208,11 +208,11 @@ def best_symmetry(slope: FloatArray, gradient: FloatArray, half_width: float) ->
     squares = [float(np.square(slope - gradient @ symmetry.T).sum()) for symmetry in SYMMETRIES]
     best = int(np.argmin(squares))
     misfit = half_width * np.sqrt(squares[0] / slope.size)
-    contradicted = misfit > _LEAST_SLOPE and squares[0] > BETTER * squares[best] and _sees(slope, gradient)
+    contradicted = misfit > _LEAST_SLOPE and squares[0] > BETTER * squares[best] and _follows_beam(slope, gradient)
     return SYMMETRIES[best if contradicted else 0]
 
 
-def _sees(slope: FloatArray, gradient: FloatArray) -> bool:
+def _follows_beam(slope: FloatArray, gradient: FloatArray) -> bool:
     """Return whether the slopes are mostly those of the beam, in any order."""
     rotated, *_ = np.linalg.lstsq(gradient, slope, rcond=None)
     return float(np.square(slope - gradient @ rotated).sum()) < 0.25 * float(np.square(slope).sum())

@@ -308,7 +308,7 @@ _PLACES = 6
 class SharedErrors(Protocol):
     """Errors shared by pixels, at the places of `shared_places`."""
 
-    def see(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
+    def add(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
         """Record a pointing, and the weights in super-pixels of ``block`` pixels."""
 
     def covariance(self) -> FloatArray:
@@ -321,7 +321,7 @@ class KnownErrors:
 
     known: FloatArray
 
-    def see(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
+    def add(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
         """Ignore the pointing."""
 
     def covariance(self) -> FloatArray:
@@ -340,7 +340,7 @@ class DivideErrors:
     _weights: list[FloatArray] = field(default_factory=list)
     _scale_errors: list[float] = field(default_factory=list)
 
-    def see(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
+    def add(self, lit: LitPointing, weights: PointingWeights, block: int) -> None:
         """Record the pointing's positions in the beam at the places, and its weights there."""
         places = shared_places(self.detector)
         ux, uy = frames.projector_relative(*frames.detector_to_ccs(self.detector, *places), lit.pointing.x_mm, lit.pointing.y_mm)
@@ -356,8 +356,8 @@ class DivideErrors:
 
     def covariance(self) -> FloatArray:
         """Return the covariance of the weighted mean of all pointings."""
-        seen = (np.array(each) for each in (self._ux, self._uy, self._weights, self._scale_errors))
-        return shared_covariance(self.beam.covariance, *seen)
+        recorded = (np.array(each) for each in (self._ux, self._uy, self._weights, self._scale_errors))
+        return shared_covariance(self.beam.covariance, *recorded)
 
 
 def shared_places(detector: Detector) -> tuple[FloatArray, FloatArray]:

@@ -249,7 +249,7 @@ def _solution_and_levels(
     return replace(solution, vector=solution.vector - change), levels
 
 
-class StraightSignals(Sequence[DetectorSignals]):
+class LinearisedSignals(Sequence[DetectorSignals]):
     """Signals of detectors, corrected for the losses of their amplifiers.
 
     Parameters
@@ -281,13 +281,13 @@ class StraightSignals(Sequence[DetectorSignals]):
     def __getitem__(self, index: int) -> DetectorSignals: ...
 
     @overload
-    def __getitem__(self, index: slice) -> StraightSignals: ...
+    def __getitem__(self, index: slice) -> LinearisedSignals: ...
 
-    def __getitem__(self, index: int | slice) -> DetectorSignals | StraightSignals:
+    def __getitem__(self, index: int | slice) -> DetectorSignals | LinearisedSignals:
         """Return the signals of a detector, or some of the detectors."""
         found = self._detectors[index]
         if not isinstance(found, DetectorSignals):
-            return StraightSignals(found, self._losses, self._amplifiers, reference=self._reference)
+            return LinearisedSignals(found, self._losses, self._amplifiers, reference=self._reference)
         of_amplifier = {
             number: loss
             for name, number, loss in zip(

@@ -451,8 +451,8 @@ class Curvature:
         parts = [float(moved) / pattern.grid.spacing for pattern in model.patterns]
         if model.position_errors or model.geometry:
             for pattern, where in zip(model.patterns, model.pattern_slices, strict=True):
-                before, bent = (_bend(part[where], pattern.grid.shape) for part in (self.vector, vector - self.vector))
-                parts.append(bent / before if before > 0 else np.inf)
+                before, change = (_roughness(part[where], pattern.grid.shape) for part in (self.vector, vector - self.vector))
+                parts.append(change / before if before > 0 else np.inf)
         return max(parts)
 
     def relative_norm(self, gradient: FloatArray) -> float:
@@ -485,7 +485,7 @@ class Curvature:
         return information, of_signals[:, 0]
 
 
-def _bend(coefficients: FloatArray, shape: tuple[int, int]) -> float:
+def _roughness(coefficients: FloatArray, shape: tuple[int, int]) -> float:
     """Return the root of the sum of squared differences of neighbouring coefficients."""
     grid = coefficients.reshape(shape)
     return float(np.sqrt(sum(np.square(np.diff(grid, axis=axis)).sum() for axis in (0, 1))))

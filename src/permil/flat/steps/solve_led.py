@@ -35,7 +35,7 @@ from permil.flat.joint import (
 from permil.flat.joint.amplifier_linearity import (
     SIGNIFICANT,
     AmplifierLosses,
-    StraightSignals,
+    LinearisedSignals,
     errors_with_losses,
     measure_losses,
 )
@@ -241,7 +241,7 @@ def _solve_straight(
     if coarsely is not None:
         losses = measure_losses(coarsely(detectors), detectors, amplifiers)
         if losses.differ(by=SIGNIFICANT):
-            detectors, put_back = StraightSignals(detectors, losses, amplifiers), losses
+            detectors, put_back = LinearisedSignals(detectors, losses, amplifiers), losses
     solution = finely(detectors)
     details_known = put_back is None and not measured
     return solution, detectors, measure_losses(solution, detectors, amplifiers, details_known=details_known), put_back

@@ -90,10 +90,11 @@ class QuadraticForms:
 
     def __init__(self, groupings: Sequence[IntArray], fixed: FloatArray, weights: FloatArray, errors: FloatArray) -> None:
         self._root = np.sqrt(weights / weights.mean())
+        self._groupings = groupings
         self._effects = [_membership(groups, self._root) for groups in groupings]
         self._basis, triangle = np.linalg.qr(self._root[:, None] * fixed)
-        self._means = [_orthonormal(effects) for effects in self._effects]
-        self._means_on_basis = [np.asarray(means.T @ self._basis) for means in self._means]
+        self._means = [_unit_rows(effects) for effects in self._effects]
+        self._means_on_basis = [np.asarray(means @ self._basis) for means in self._means]
         self.coefficients = np.array([self._expectation(effects) for effects in self._effects]).T
         self._errors = errors
         self._noise = np.stack(
@@ -116,7 +117,7 @@ class QuadraticForms:
         scaled = self._root[:, None] * columns
         on_basis = self._basis.T @ scaled
         residual = scaled - self._basis @ on_basis
-        means = [np.asarray(average.T @ residual) for average in self._means]
+        means = [np.asarray(average @ residual) for average in self._means]
         moments = np.stack([mean.T @ mean for mean in means])
         for column in range(columns.shape[1]):
             moments[:, column, column] -= self._noise[:, column]
@@ -134,9 +135,9 @@ class QuadraticForms:
             Fixed part, shape (n, m).
         """
         scaled = self._errors * rng.standard_normal(self._errors.shape)
-        for effects, covariance in zip(self._effects, components, strict=True):
+        for groups, effects, covariance in zip(self._groupings, self._effects, components, strict=True):
             draws = rng.standard_normal((effects.shape[1], covariance.shape[0])) @ _root_of(covariance)
-            scaled += (effects @ draws) / self._root[:, None]
+            scaled += draws[groups]
         return np.asarray(expected + scaled)
 
     def _expectation(self, effects: sparse.csr_array) -> FloatArray:
@@ -148,7 +149,7 @@ class QuadraticForms:
         gram = on_basis.T @ on_basis
         expected = np.empty(len(self._means))
         for form, (means, means_on_basis) in enumerate(zip(self._means, self._means_on_basis, strict=True)):
-            overlap = sparse.coo_array(means.T @ effects)
+            overlap = sparse.coo_array(means @ effects)
             mixed = np.einsum("ij,ij->i", means_on_basis[overlap.row], on_basis[overlap.col])
             expected[form] = np.sum(overlap.data**2) - 2 * np.sum(overlap.data * mixed)
             expected[form] += np.sum((means_on_basis.T @ means_on_basis) * gram)
@@ -172,10 +173,10 @@ def _membership(groups: IntArray, root: FloatArray) -> sparse.csr_array:
     return sparse.csr_array((root, (np.arange(groups.size), groups)), shape=(groups.size, int(groups.max()) + 1))
 
 
-def _orthonormal(effects: sparse.csr_array) -> sparse.csr_array:
-    """Return membership with columns of unit length (groups do not overlap)."""
+def _unit_rows(effects: sparse.csr_array) -> sparse.csr_array:
+    """Return membership with one row of unit length per group (groups do not overlap)."""
     lengths = np.sqrt(np.asarray(effects.multiply(effects).sum(axis=0)).ravel())
-    return sparse.csr_array(effects @ sparse.diags_array(1 / lengths))
+    return sparse.csr_array(sparse.diags_array(1 / lengths) @ effects.T)
 
 
 def _root_of(covariance: FloatArray) -> FloatArray:

@@ -136,7 +136,7 @@ def test_span_of_the_dithers_and_periods():
     assert periods_within((16.0, 32.0), 1e3, (40, 400)) == (16.0, 32.0, 64.0, 80.0)
 
 
-@pytest.mark.parametrize("name", scenes.MIXTURES)
+@pytest.mark.parametrize("name", ["efficiency", "area", "all", pytest.param("both", marks=pytest.mark.full)])
 def test_fluxes_on_left_out_dithers(name):
     scene, left_out = scenes.scene_of(name, SEED), scenes.left_out_of(name, SEED)
     filtered, *others = (

@@ -76,7 +76,7 @@ def test_noise_is_what_the_variance_plane_says(detector, calibration, make_raw, 
     assert np.std(pulls) == pytest.approx(1, abs=0.25)
 
 
-@pytest.mark.parametrize("n_frames", [5, 25])
+@pytest.mark.parametrize("n_frames", [5, pytest.param(25, marks=pytest.mark.full)])
 def test_stacked_frames_with_superbias_scatter_as_their_variance(
     detector, bin8, calibration, make_raw, gain_map, tmp_path, n_frames
 ):

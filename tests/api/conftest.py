@@ -17,12 +17,13 @@ OPTIONS = {
     "seed": 11,
     "detectors": ["R22_S11"],
     "leds": ["red", "nm960"],
-    "campaign": {"scan_size": 7, "images": 2, "biases": 2, "readout": "target", "compression": "none"},
+    "campaign": {"scan_size": 6, "images": 2, "biases": 2, "readout": "target", "compression": "none"},
 }
 CHEAP = [
-    "flat.joint.spacing_mm=8.0",
+    "flat.joint.spacing_mm=6.0",
     "flat.joint.checks=false",
     "flat.joint.modes=6",
+    "flat.super_pixel_mm=2.56",
     "report.detector_pages=false",
     "pipeline.workers=1",
 ]

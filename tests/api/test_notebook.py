@@ -46,7 +46,7 @@ def test_list_the_detectors_of_a_run() -> None:
 def test_count_the_scan_exposures_of_an_led() -> None:
     index = permil.open_run("out").exposures
     scan = index[(index["purpose"] == "scan") & (index["led"] == "red")]
-    assert len(scan) == 49
+    assert len(scan) == 36
     assert scan["x_mm"].unit == u.mm
 
 
@@ -268,7 +268,7 @@ def test_plot_a_beam() -> None:
     beam = permil.load_beam("out/beam/red.fits")
     ax = beam.plot(points=50)
     assert ax.get_xlabel() == "u along CCS X (mm)"
-    assert repr(beam).startswith("<BeamModel of 49 nodes")
+    assert repr(beam).startswith("<BeamModel of 36 nodes")
 
 
 def test_fit_a_table_of_nodes() -> None:

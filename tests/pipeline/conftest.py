@@ -17,6 +17,7 @@ from permil.config import load_config
 from permil.config.simulate import SimulateConfig
 from permil.pipeline import run_pipeline
 from permil.simulate.stage import simulate_bench
+from pictures import without_pictures
 
 DETECTOR = "R22_S11"
 FillOnce = Callable[[str, Callable[[Path], object]], Path]
@@ -80,7 +81,8 @@ def reduced(campaign: Path, fill_once: FillOnce) -> Path:
     def fill(folder: Path) -> None:
         shutil.copytree(campaign / "truth", folder / "truth", copy_function=os.link)
         write_config(folder, campaign)
-        run_pipeline(load_config(folder / "config.yaml", ["pipeline.workers=1"]))
+        with without_pictures():
+            run_pipeline(load_config(folder / "config.yaml", ["pipeline.workers=1"]))
 
     return fill_once("reduced", fill)
 
@@ -108,7 +110,7 @@ def spoiled(one_ccd: Path, tmp_path: Path) -> Path:
     """Return a copy (hard links) of few raw files that a test may spoil; joint solutions are coarse, the report has one page."""
     copy = shutil.copytree(one_ccd, tmp_path / "campaign", copy_function=os.link)
     config = yaml.safe_load((copy / "config.yaml").read_text())
-    config["flat"] = {"super_pixel_mm": 2.56, "joint": {"spacing_mm": 6.0, "checks": False, "modes": 4}}
+    config["flat"] = {"super_pixel_mm": 2.56, "joint": {"spacing_mm": 5.5, "checks": False, "modes": 4}}
     config["report"] = {"detector_pages": False}
     replace_bytes(copy / "config.yaml", yaml.safe_dump(config).encode())
     return copy

@@ -266,24 +266,26 @@ def test_unknown_led(permil: Permil, spoiled: Path) -> None:
     _refused((code, "", messages), "LED uv has no pointings", "LEDs with pointings: red")
 
 
+def give_reading(header: fits.Header, reading: str | float | None) -> None:
+    """Write a reading of the photodiode, or remove the card for None."""
+    if reading is None:
+        del header["CCOBADC"]
+    else:
+        header["CCOBADC"] = reading
+
+
+# A NaN cannot stand in a FITS card as a number: files of the field hold it as text or as an undefined card.
 @pytest.mark.parametrize(
-    ("reading", "solver", "exposures"),
-    [(float("nan"), "divide", POINTED - 1), (0.0, "divide", POINTED - 1), (None, "joint", SCANNED + POINTED)],
+    ("readings", "solver", "exposures"), [(("NaN", 0.0), "divide", POINTED - 2), ((None,), "joint", SCANNED + POINTED)]
 )
 def test_photodiode_unusable_in_some_exposures(
-    make_flats: Permil, spoiled: Path, reading: float | None, solver: str, exposures: int
+    make_flats: Permil, spoiled: Path, readings: tuple[str | float | None, ...], solver: str, exposures: int
 ) -> None:
-    chosen = [raw_files(spoiled, POINTINGS)[2], raw_files(spoiled, SCAN)[5]]
-
-    def spoil(hdus: fits.HDUList) -> None:
-        if reading is None:
-            del hdus[0].header["CCOBADC"]
-        else:
-            # A NaN cannot stand in a FITS card as a number: files of the field hold it as text or as an undefined card.
-            hdus[0].header["CCOBADC"] = "NaN" if np.isnan(reading) else reading
-
-    for raw in chosen:
-        edit_header(raw, spoil)
+    chosen = []
+    for place, reading in enumerate(readings):
+        for raw in (raw_files(spoiled, POINTINGS)[2 + 4 * place], raw_files(spoiled, SCAN)[5 + place]):
+            edit_header(raw, lambda hdus, reading=reading: give_reading(hdus[0].header, reading))
+            chosen.append(raw)
     code, _, messages = make_flats(spoiled / "config.yaml", f"flat.solver={solver}")
     assert code == 0, messages
     folder = RunFolder(spoiled)

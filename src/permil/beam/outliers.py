@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy import stats
+import scipy
 from scipy.linalg import null_space
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
@@ -228,11 +228,11 @@ def _good_density(
         Degrees of freedom that each of these contributes to the roughness.
     """
     # The pulls are scaled to the 90th percentile of a normal distribution; the prior of the roughness preserves this scaling.
-    unit = (NORMAL_90 / stats.t.ppf(0.95, ROUGHNESS_FREEDOM)) ** 2
+    unit = (NORMAL_90 / scipy.stats.t.ppf(0.95, ROUGHNESS_FREEDOM)) ** 2
     total = ROUGHNESS_FREEDOM * unit + freedom * np.sum(similar**2)
     steps = (np.arange(ROUGHNESS_STEPS) + 0.5) / ROUGHNESS_STEPS
-    roughness = total / stats.chi2.ppf(steps, ROUGHNESS_FREEDOM + freedom * similar.size)
-    logarithm = np.asarray(stats.norm.logpdf(deviation, scale=np.sqrt(noise + roughness * interpolation)))
+    roughness = total / scipy.stats.chi2.ppf(steps, ROUGHNESS_FREEDOM + freedom * similar.size)
+    logarithm = np.asarray(scipy.stats.norm.logpdf(deviation, scale=np.sqrt(noise + roughness * interpolation)))
     share = np.exp(logarithm - logarithm.max())
     return float(logarithm.max() + np.log(share.mean())), float(share @ roughness / share.sum())
 

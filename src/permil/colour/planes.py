@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from permil.arrays import FloatArray
 from permil.errors import FlatError
@@ -129,7 +129,7 @@ class CommonGradient:
     def p_value(self) -> float:
         """Probability of a gradient as large if the sensors have none."""
         chi_square = float(self.value @ np.linalg.solve(self.covariance, self.value))
-        return float(stats.chi2.sf(chi_square, 2))
+        return float(scipy.stats.chi2.sf(chi_square, 2))
 
     @property
     def is_of_sensor(self) -> bool:

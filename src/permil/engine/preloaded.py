@@ -12,6 +12,7 @@ _MODULES = (
     "permil.cli",  # the main module of a run
     "permil.flat.stage",  # the tasks, with all numerical libraries
     "astropy.io.misc.yaml",  # needed to read the first table
+    "scipy.stats",  # needed by solutions and comparisons, not by commands
 )
 
 

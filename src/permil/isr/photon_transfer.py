@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.errors import CalibrationError
@@ -397,7 +397,7 @@ def _inconsistency(problem: _Problem, fit: _TransferFit) -> FloatArray:
     freedom = np.bincount(problem.points.amplifier, minlength=problem.measured.size) - 1.0
     chi_square = problem.sums(residual**2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        significance = stats.norm.isf(np.maximum(stats.chi2.sf(chi_square, np.maximum(freedom, 1.0)), 1e-300))
+        significance = scipy.stats.norm.isf(np.maximum(scipy.stats.chi2.sf(chi_square, np.maximum(freedom, 1.0)), 1e-300))
     return np.where(freedom >= 1, significance, 0.0)
 
 

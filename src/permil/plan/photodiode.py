@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from scipy import linalg
-from scipy.stats import norm, qmc
 
 from permil.arrays import FloatArray, IntArray
 from permil.flat.joint import DetectorSignals, PhotodiodeModel
@@ -136,7 +136,7 @@ class DriftEstimate:
         truth = PhotodiodeModel(photodiode.white, 0.0, photodiode.drifts)
         size, mode = np.linalg.eigh(truth.covariance(times))
         rng = np.random.default_rng(self.seed)
-        normal = norm.ppf(qmc.LatinHypercube(count, rng=rng).random(self.draws))
+        normal = scipy.stats.norm.ppf(scipy.stats.qmc.LatinHypercube(count, rng=rng).random(self.draws))
         regressors = np.zeros((count, 0))
         result = np.empty((self.draws, images.size))
         # No measurement determines the mean of all scales.

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import signal
 
 from permil._kernels import simulate as kernels
 from permil.arrays import Float32Array, FloatArray, Int32Array
@@ -191,7 +191,7 @@ def level_drift(rng: np.random.Generator, shape: tuple[int, ...], *, exposure: f
     """
     white = rng.standard_normal(shape) * (row * (1 - _ROW_CORRELATION**2) ** 0.5)
     white[:, 0] = rng.standard_normal(shape[0]) * row
-    drift = signal.lfilter([1.0], [1.0, -_ROW_CORRELATION], white, axis=1)
+    drift = scipy.signal.lfilter([1.0], [1.0, -_ROW_CORRELATION], white, axis=1)
     return (drift + exposure * rng.standard_normal((shape[0], 1))).astype(np.float32)
 
 

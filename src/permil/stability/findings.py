@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from permil.arrays import FloatArray, IntArray
 from permil.excess_scatter import root_of_variance
@@ -194,7 +194,8 @@ def call(findings: Iterable[Finding]) -> list[Finding]:
             own = smallest.setdefault(row.series, {})
             own[row.detector, row.amp] = min(row.p_adjusted, own.get((row.detector, row.amp), 1.0))
     rates = {
-        name: dict(zip(own, stats.false_discovery_control(list(own.values())), strict=True)) for name, own in smallest.items()
+        name: dict(zip(own, scipy.stats.false_discovery_control(list(own.values())), strict=True))
+        for name, own in smallest.items()
     }
     return [
         replace(row, called=bool(row.p_adjusted <= CALLED and rates[row.series][row.detector, row.amp] <= CALLED))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from permil.arrays import FloatArray, IntArray
 
@@ -156,7 +156,7 @@ class ShapeChange:
         change, covariance = self.change[known], self.covariance[np.ix_(known, known)]
         squared, terms = float(change @ np.linalg.solve(covariance, change)), int(known.sum())
         freedom = self.exposures - terms
-        return float(stats.f.sf(squared * freedom / (terms * (self.exposures - 1)), terms, freedom))
+        return float(scipy.stats.f.sf(squared * freedom / (terms * (self.exposures - 1)), terms, freedom))
 
 
 @dataclass(frozen=True)

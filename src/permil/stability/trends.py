@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-from scipy import linalg, stats
+import scipy
+from scipy import linalg
 
 from permil.arrays import FloatArray, IntArray
 
@@ -251,7 +252,7 @@ def _mixture(
     mean = (weights * slope).sum(axis=0)
     variance = (weights * (error**2 * freedom / (freedom - 2) + (slope - mean) ** 2)).sum(axis=0)
     wandering = posterior(likelihood, white=0.0)
-    p_value = (wandering * 2.0 * stats.t.sf(np.abs(slope) / error, freedom)).sum(axis=0)
+    p_value = (wandering * 2.0 * scipy.stats.t.sf(np.abs(slope) / error, freedom)).sum(axis=0)
     return mean, np.sqrt(variance), np.minimum(p_value, 1.0)
 
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import fft, stats
+from scipy import fft
 
 from permil.arrays import FloatArray, IntArray
 from permil.compare.correlation.blocks import Corrected, Estimate, correct, jackknife_labels
@@ -185,7 +186,7 @@ def changes_in_common(x: FloatArray, y: FloatArray, a: FloatArray, b: FloatArray
         kurtosis = max(float(np.mean(values**4)) - 1.0, 2.0)
         # Squares are correlated over a shorter distance than values: per_tile counts too few of them, which is conservative.
         chi_square = np.sum((relative - 1.0) ** 2 * per_tile * counts[used] / counts[used].mean()) / kurtosis
-        if stats.chi2.sf(chi_square, used.sum() - 1) > _CHANCE:
+        if scipy.stats.chi2.sf(chi_square, used.sum() - 1) > _CHANCE:
             return 1.0
         profiles.append(relative)
     factor = float(np.average(profiles[0] * profiles[1], weights=counts[used]))
@@ -362,7 +363,7 @@ def _unexplained(values: FloatArray, given: FloatArray) -> FloatArray:
 
 
 def _ranks(values: FloatArray) -> FloatArray:
-    ranks = stats.rankdata(values)
+    ranks = scipy.stats.rankdata(values)
     return (ranks - ranks.mean()) / ranks.std()
 
 
@@ -532,7 +533,7 @@ def _with_figures(summary: Summary, error_variance: float, *, n: int) -> Summary
     if n_eff_test > 3.0:
         freedom = 1.0 / (1.0 / (n_eff_test - 2.0) + scatter / 2.0)
         t = abs(r) * np.sqrt((n_eff_test - 2.0) / max(1.0 - r * r, 1e-15))
-        p_value = float(2.0 * stats.t.sf(t, freedom))
+        p_value = float(2.0 * scipy.stats.t.sf(t, freedom))
     r_err = float(np.sqrt(error_variance))
     return replace(
         summary,

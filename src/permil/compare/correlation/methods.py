@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import fft, ndimage, stats
+from scipy import fft, ndimage
 
 from permil._kernels import compare as kernels
 from permil.arrays import FloatArray
@@ -58,7 +59,7 @@ def t_test(r: float, n_eff: float) -> float:
     """Return the two-sided p-value of r from ``n_eff`` independent pairs; NaN for less than three."""
     if not n_eff > 2.0:
         return np.nan
-    return float(2.0 * stats.t.sf(abs(r) * np.sqrt((n_eff - 2.0) / max(1.0 - r * r, 1e-15)), n_eff - 2.0))
+    return float(2.0 * scipy.stats.t.sf(abs(r) * np.sqrt((n_eff - 2.0) / max(1.0 - r * r, 1e-15)), n_eff - 2.0))
 
 
 def fisher_interval(r: float, error: float, sigmas: float = 1.0) -> tuple[float, float]:
@@ -271,7 +272,9 @@ def _surrogate_figures(name: str, null: Null, r: float) -> MethodFigures:
 def _bootstrap_figures(scan: BlockScan, r: float) -> MethodFigures:
     size, error = scan.sizes[scan.chosen], float(scan.errors[scan.chosen])
     low, high = np.quantile(scan.draws, [0.5 - _ONE_SIGMA / 2, 0.5 + _ONE_SIGMA / 2])
-    p_value = float(2.0 * stats.norm.sf(abs(np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))) * (1.0 - r * r) / max(error, 1e-15)))
+    p_value = float(
+        2.0 * scipy.stats.norm.sf(abs(np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))) * (1.0 - r * r) / max(error, 1e-15))
+    )
     note = (
         f"plateau from blocks of {size:.3g}" if np.isfinite(scan.plateau) else f"no plateau up to blocks of {size:.3g}: too small"
     )
@@ -293,8 +296,8 @@ def _jackknife_figures(name: str, geometry: Geometry, points: Points, r: float) 
         return MethodFigures(name, note=ONE_BLOCK)
     freedom = len(sums) - 1
     z = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15)) * (1.0 - r * r)
-    p_value = float(2.0 * stats.t.sf(abs(z) / max(float(error), 1e-15), freedom))
-    interval = fisher_interval(r, float(error), float(stats.t.ppf(0.5 + _ONE_SIGMA / 2, freedom)))
+    p_value = float(2.0 * scipy.stats.t.sf(abs(z) / max(float(error), 1e-15), freedom))
+    interval = fisher_interval(r, float(error), float(scipy.stats.t.ppf(0.5 + _ONE_SIGMA / 2, freedom)))
     what = "groups" if name == "group_jackknife" else "blocks"
     return MethodFigures(name, float(error), interval, p_value, _worth(r, float(error)), f"{len(sums)} {what}")
 

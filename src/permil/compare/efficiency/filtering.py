@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import fft, signal
+from scipy import fft
 
 from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.compare.displacement import displacement_from_flat, fill
@@ -186,7 +187,7 @@ def covered(stars: Stars, shape: tuple[int, int]) -> BoolArray:
     np.add.at(count, (((y + 0.5) // cell).astype(np.int64), ((x + 0.5) // cell).astype(np.int64)), 1.0)
     reach = int(np.ceil(pitch / cell))
     disc = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1]) * cell <= pitch
-    near = signal.oaconvolve(count, disc.astype(np.float64), mode="same") >= _LEAST_NEAR - 0.5
+    near = scipy.signal.oaconvolve(count, disc.astype(np.float64), mode="same") >= _LEAST_NEAR - 0.5
     return near.repeat(cell, axis=0).repeat(cell, axis=1)[: shape[0], : shape[1]]
 
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import linalg, stats
+import scipy
+from scipy import linalg
 
 from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.compare.hypotheses.fit import BandCoefficients
@@ -243,7 +244,7 @@ def _mean_within_limits(mean: FloatArray, error: FloatArray) -> FloatArray:
     """Return the mean of normal distributions between 0 and 1."""
     limits = -mean / error, (1 - mean) / error
     # From the densities at the limits: SciPy's own mean takes the distributions one by one.
-    below, above = (stats.truncnorm.pdf(limit, *limits) for limit in limits)
+    below, above = (scipy.stats.truncnorm.pdf(limit, *limits) for limit in limits)
     return np.asarray(mean + error * (below - above))
 
 

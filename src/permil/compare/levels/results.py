@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from permil.arrays import FloatArray
 from permil.compare.levels.groups import BOTH, COMMON, SPECIFIC, OmittedComponent
@@ -84,8 +84,8 @@ class VarianceComponent(InPerMil):
         """Return the variance for which an estimate this low has a given probability."""
         if self.variance > self.error > 0:
             freedom = 2 * (self.variance / self.error) ** 2
-            return float(freedom * self.variance / stats.chi2.ppf(probability, freedom))
-        return float(max(self.variance, 0.0) - stats.norm.ppf(probability) * self.error)
+            return float(freedom * self.variance / scipy.stats.chi2.ppf(probability, freedom))
+        return float(max(self.variance, 0.0) - scipy.stats.norm.ppf(probability) * self.error)
 
     @property
     def origin(self) -> str:

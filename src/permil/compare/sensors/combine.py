@@ -21,14 +21,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.compare.levels.groups import numbered
 from permil.errors import CompareError
 
-_ONE_SIGMA = float(stats.norm.cdf(1.0))
+_ONE_SIGMA = float(special.ndtr(1.0))
 _ONE_SIDED = 0.05
 
 
@@ -162,10 +163,10 @@ def _mean_of_sensors(value: FloatArray, variance: FloatArray, estimates: int, ba
 
     spread = low = high = limit = math.nan
     if freedom:
-        targets = (freedom, *(float(stats.chi2.ppf(part, freedom)) for part in (_ONE_SIGMA, 1.0 - _ONE_SIGMA)))
+        targets = (freedom, *(float(scipy.stats.chi2.ppf(part, freedom)) for part in (_ONE_SIGMA, 1.0 - _ONE_SIGMA)))
         spread, low, high = (_where(chi_square, target, value, variance) for target in targets)
-        lucky = math.sqrt(max(float(stats.chi2.ppf(0.5, freedom)) / max(chi_square(0.0), 1e-300), 1.0))
-        target = float(stats.chi2.ppf(_ONE_SIDED, freedom)) / lucky**2
+        lucky = math.sqrt(max(float(scipy.stats.chi2.ppf(0.5, freedom)) / max(chi_square(0.0), 1e-300), 1.0))
+        target = float(scipy.stats.chi2.ppf(_ONE_SIDED, freedom)) / lucky**2
         limit = _where(chi_square, target, value, variance)
     added = spread if freedom else 0.0
     weight = 1.0 / (variance + added)
@@ -189,7 +190,7 @@ def _mean_of_sensors(value: FloatArray, variance: FloatArray, estimates: int, ba
         between_bands=math.sqrt(bands),
         chi_square=at_zero,
         chi_square_freedom=freedom,
-        p_value=float(stats.chi2.sf(at_zero, freedom)) if freedom else math.nan,
+        p_value=float(scipy.stats.chi2.sf(at_zero, freedom)) if freedom else math.nan,
     )
 
 
@@ -204,11 +205,11 @@ def _where(chi_square: Callable[[float], float], target: float, value: FloatArra
 
 
 def _t_quantile(freedom: float) -> float:
-    return float(stats.t.ppf(_ONE_SIGMA, freedom)) if math.isfinite(freedom) else 1.0
+    return float(scipy.stats.t.ppf(_ONE_SIGMA, freedom)) if math.isfinite(freedom) else 1.0
 
 
 def _t_tail(size: float, freedom: float) -> float:
-    return float(stats.t.sf(size, freedom) if math.isfinite(freedom) else stats.norm.sf(size))
+    return float(scipy.stats.t.sf(size, freedom) if math.isfinite(freedom) else scipy.stats.norm.sf(size))
 
 
 RATE = 0.05
@@ -267,6 +268,6 @@ def find_discoveries(p_values: ArrayLike, *, rate: float = RATE) -> Discoveries:
         raise CompareError("a p-value is not between 0 and 1", remedy="give probabilities, and NaN for tests without one")
     adjusted = np.full(p_value.shape, np.nan)
     if known.any():
-        adjusted[known] = stats.false_discovery_control(p_value[known], method="bh")
+        adjusted[known] = scipy.stats.false_discovery_control(p_value[known], method="bh")
     with np.errstate(invalid="ignore"):
         return Discoveries(adjusted, adjusted <= rate, int(known.sum()))

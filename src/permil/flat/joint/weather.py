@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from scipy import linalg, stats
+import scipy
+from scipy import linalg
 
 from permil._kernels.joint import mirror_upper
 from permil.arrays import FloatArray
@@ -212,7 +213,7 @@ def fit_weather(
     return Weather(
         rms,
         rms * float(np.expm1(spread)) ** 0.5,
-        variance**0.5 * float(np.exp(stats.norm.ppf(_CONFIDENCE) * spread**0.5)),
+        variance**0.5 * float(np.exp(scipy.stats.norm.ppf(_CONFIDENCE) * spread**0.5)),
         tau * span,
         float(np.exp(covariance[2, 2] ** 0.5)),
         significance,
@@ -241,8 +242,8 @@ def _score(time: FloatArray, information: FloatArray, pull: FloatArray) -> _Scor
     if fisher <= 0:
         return _Score(0.0, np.inf, 0.0, np.inf)
     likeliest, error = slope / fisher, fisher**-0.5
-    tail = stats.norm.sf(-likeliest / error)
-    limit = likeliest + error * float(stats.norm.isf((1 - _CONFIDENCE) * tail))
+    tail = scipy.stats.norm.sf(-likeliest / error)
+    limit = likeliest + error * float(scipy.stats.norm.isf((1 - _CONFIDENCE) * tail))
     return _Score(max(likeliest, 0.0), error, likeliest / error, max(limit, 0.0) ** 0.5)
 
 

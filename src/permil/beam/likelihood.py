@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import solve_triangular
 from scipy.optimize import Bounds, minimize
 from scipy.spatial.distance import cdist
 
@@ -319,31 +319,31 @@ class _Block:
         basis = left[:, rank:]
         self.contrasts = basis.T @ observations.log_signal
         self.known = basis.T @ (observations.known_variance[:, None] * basis)
-        matrices = [np.eye(basis.shape[1])]
-        matrices += [basis.T @ matrix @ basis for matrix in family.matrices(observations.u, observations.u)]
+        self.matrices = [np.eye(basis.shape[1])]
+        self.matrices += [basis.T @ matrix @ basis for matrix in family.matrices(observations.u, observations.u)]
         if observations.n_exposures:
             projected = basis.T @ exposure_design(observations)
-            matrices.append(projected @ projected.T)
-        self.matrices = np.array(matrices)
+            self.matrices.append(projected @ projected.T)
 
     def objective(self, variances: FloatArray) -> tuple[float, FloatArray]:
         """Return half of -2 log L and its gradient with respect to the log variances."""
-        components = self.matrices.reshape(len(variances), -1)
-        covariance = self.known + (variances @ components).reshape(self.known.shape)
-        upper, failure = lapack.dpotrf(covariance.T)
-        if failure:
+        covariance = self.known.copy()
+        for variance, matrix in zip(variances, self.matrices, strict=True):
+            covariance += variance * matrix
+        try:
+            lower = np.linalg.cholesky(covariance)
+        except np.linalg.LinAlgError:
             covariance[np.diag_indices_from(covariance)] += 1e-12 * np.trace(covariance)
-            upper, failure = lapack.dpotrf(covariance.T)
-        if failure:
-            raise np.linalg.LinAlgError("the covariance of the contrasts is not positive definite")
-        weighted, _ = lapack.dpotrs(upper, self.contrasts)
-        likelihood = 0.5 * self.contrasts @ weighted + np.log(np.diag(upper)).sum()
-        inverse, _ = lapack.dpotri(upper, overwrite_c=1)
-        # One triangle, twice, in a sum with a symmetric matrix.
-        inverse *= 2.0
-        inverse[np.diag_indices_from(inverse)] /= 2.0
-        gradient = 0.5 * variances * (components @ (inverse.T - np.outer(weighted, weighted)).ravel())
-        return float(likelihood), gradient
+            lower = np.linalg.cholesky(covariance)
+        root = solve_triangular(lower, np.eye(len(lower)), lower=True)
+        inverse = root.T @ root
+        weighted = inverse @ self.contrasts
+        likelihood = 0.5 * self.contrasts @ weighted + np.log(np.diag(lower)).sum()
+        gradient = [
+            0.5 * variance * (np.einsum("ij,ij->", inverse, matrix) - weighted @ matrix @ weighted)
+            for variance, matrix in zip(variances, self.matrices, strict=True)
+        ]
+        return float(likelihood), np.array(gradient)
 
 
 def _objective(log_variances: FloatArray, blocks: list[_Block]) -> tuple[float, FloatArray]:

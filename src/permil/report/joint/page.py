@@ -77,6 +77,25 @@ _LABELS = {
     "split_half_noise": ("the same, noise alone", ""),
     "split_time": ("later minus earlier exposures", ""),
     "cross_validation": ("exposures left out", ""),
+    "weather": ("weather", ""),
+    "weather_limit": ("weather, upper limit", ""),
+    "linearity": ("linearity, scatter of amplifiers", ""),
+    "linearity_scale": ("linearity, scale of a detector", ""),
+    **{
+        f"{cause}_{term}": (f"{name}, {part}", "")
+        for cause, name in (
+            ("weather", "weather"),
+            ("board_coefficient", "board temperatures"),
+            ("board_time", "boards in time"),
+            ("gain_step", "gain steps"),
+        )
+        for term, part in (
+            ("scale", "scale of a detector"),
+            ("x", "gradient X"),
+            ("y", "gradient Y"),
+            ("common", "correlated error"),
+        )
+    },
 }
 _NUMBERS = ("fit", "cross_validation")
 """Terms that are ratios, not errors."""

@@ -268,9 +268,10 @@ def note_unusual(exposures: Table) -> None:
     notes: dict[int, list[str]] = {}
     text = {name: np.asarray(exposures[name], dtype=np.str_) for name in ("obsid", "led", "run", "purpose")}
     _, first = np.unique(text["obsid"], return_index=True)
-    readings = _unusual_readings(exposures, first, text)
+    lit = first[(text["led"][first] != "") & np.isin(text["purpose"][first], ("scan", "pointing"))]
+    readings = _unusual_readings(exposures, lit, text)
     noted = [
-        *_unusual_settings(exposures, first, text),
+        *_unusual_settings(exposures, lit, text),
         *((row, note) for row, (note, _) in readings.items()),
         *_unusual_times(exposures, first, text),
     ]
@@ -290,8 +291,7 @@ def note_unusual(exposures: Table) -> None:
         exposures["note"] = replacement
 
 
-def _unusual_settings(exposures: Table, first: IntArray, text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:
-    lit = first[(text["led"][first] != "") & np.isin(text["purpose"][first], ("scan", "pointing"))]
+def _unusual_settings(exposures: Table, lit: IntArray, text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:
     columns = {name: np.asarray(exposures[name], dtype=float) for name in ("exposure_s", "current_a")}
     for (run, led, _), members in groups(text["run"][lit], text["led"][lit], text["purpose"][lit]):
         rows = lit[members]
@@ -309,9 +309,8 @@ def _unusual_settings(exposures: Table, first: IntArray, text: dict[str, NDArray
                     )
 
 
-def _unusual_readings(exposures: Table, first: IntArray, text: dict[str, NDArray[np.str_]]) -> dict[int, tuple[str, bool]]:
-    """Return the faults of photodiode readings, by row, and whether the readings are used."""
-    lit = first[(text["led"][first] != "") & np.isin(text["purpose"][first], ("scan", "pointing"))]
+def _unusual_readings(exposures: Table, lit: IntArray, text: dict[str, NDArray[np.str_]]) -> dict[int, tuple[str, bool]]:
+    """Return the faults of the photodiode readings of rows with light, by row, and whether the readings are used."""
     readings, exposure_s, current_a = (
         np.asarray(exposures[name], dtype=float) for name in ("photodiode", "exposure_s", "current_a")
     )

@@ -189,8 +189,8 @@ class _Segments:
         counts, overscans, dead = zip(*threaded_map(measure_one, range(len(self.gain))), strict=True)
         count = len(counts[0])
         parts = [slice(first, min(first + _ROWS_TOGETHER, count)) for first in range(0, count, _ROWS_TOGETHER)]
-        saturated = threaded_map(lambda part: self._to_electrons(0, counts, overscans, part), parts)
-        return overscans, dead, any(list(saturated))
+        saturated = list(threaded_map(lambda part: self._to_electrons(0, counts, overscans, part), parts))
+        return overscans, dead, any(saturated)
 
     def _shape(self, index: int) -> tuple[int, int]:
         amplifier = self.calibration.detector.amplifiers[index]

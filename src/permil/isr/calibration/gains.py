@@ -204,32 +204,21 @@ def _add(
     CalibrationError
         If it is given twice, is not positive, or differs from the nominal gain by a factor that no readout has.
     """
+
+    def refused(what: str, remedy: str, **data: float) -> CalibrationError:
+        text = f"the gain of {detector.name} {amplifier.name} is {what}"
+        return CalibrationError(text, path=path, remedy=remedy, detector=detector.name, amplifier=amplifier.name, **data)
+
     if amplifier.name in found:
-        raise CalibrationError(
-            f"the gain of {detector.name} {amplifier.name} is given twice",
-            path=path,
-            remedy="leave one row per amplifier",
-            detector=detector.name,
-            amplifier=amplifier.name,
-        )
+        raise refused("given twice", "leave one row per amplifier")
     if gain <= 0:
-        raise CalibrationError(
-            f"the gain of {detector.name} {amplifier.name} is {gain}",
-            path=path,
-            remedy="gains are positive electrons per adu",
-            detector=detector.name,
-            amplifier=amplifier.name,
-            value=gain,
-        )
+        raise refused(f"{gain}", "gains are positive electrons per adu", value=gain)
     if is_inverse:
         gain, error = 1.0 / gain, error / gain**2
     if not 1.0 / _LARGEST_FACTOR < gain / amplifier.gain < _LARGEST_FACTOR:
-        raise CalibrationError(
-            f"the gain of {detector.name} {amplifier.name} is {gain:g} electrons per adu, but nominally {amplifier.gain:g}",
-            path=path,
-            remedy="give it in electrons per adu, or declare the unit of the column",
-            detector=detector.name,
-            amplifier=amplifier.name,
+        raise refused(
+            f"{gain:g} electrons per adu, but nominally {amplifier.gain:g}",
+            "give it in electrons per adu, or declare the unit of the column",
             value=gain,
         )
     found[amplifier.name] = (gain, error)

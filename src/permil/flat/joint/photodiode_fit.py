@@ -59,7 +59,7 @@ _LEAST_INFORMATION = 1e-9
 """Eigenvalue, relative to the largest, up to which the signals do not determine a direction."""
 _ROUNDING = 1e-5
 _LEAST_WHITE, _UNKNOWN_WHITE = 1e-7, 0.01
-"""Smallest white noise, and that of readings that do not determine it; relative."""
+"""Smallest white noise, and the white noise assumed where the readings do not determine it; relative."""
 _LEAST_PROBABILITY = 1e-4
 """Smallest probability of a hypothesis of the drift that is kept."""
 _MOST_REFINEMENTS, _SAME_WHITE = 8, 0.002
